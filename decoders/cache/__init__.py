@@ -1,0 +1,1 @@
+"""Methods that decide what of the context is kept."""

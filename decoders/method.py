@@ -1,0 +1,108 @@
+"""The frame of a decoding method: its request parameters, and when a server can offer it.
+
+A method is one class in one file. Its pydantic fields are the request's parameters (each with meaning, unit
+and bounds), `method` is the literal that selects it, and its docstring names the paper and the equation. It
+is offered once it stands in `decoders/registry.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from decoders.deployment import Deployment
+from decoders.report import Report
+
+if TYPE_CHECKING:
+    from vllm.engine.protocol import EngineClient
+    from vllm.logprobs import Logprob
+    from vllm.sampling_params import SamplingParams
+
+
+class Method(BaseModel, ABC):
+    """A decoding method with the parameters of one request."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    layer: ClassVar[str]
+    paper: ClassVar[str | None] = None
+    method: str
+
+    @classmethod
+    def unavailable(cls, deployment: Deployment) -> str | None:
+        """Why this server does not offer the method, in words; None if it does."""
+        return None
+
+    def check_deployment(self, deployment: Deployment) -> None:
+        """Raise Refusal for a parameter that names something this server does not have."""
+
+    def check_sampling(self, params: "SamplingParams") -> None:
+        """Raise Refusal for a sampling parameter this method cannot honour."""
+
+    def describe(self, report: Report) -> None:
+        """Write the method's name and parameters into its layer of the report."""
+        report.layer(self.layer).update(self.model_dump(mode="json", exclude_none=True))
+
+
+@dataclass
+class Chunk:
+    """Tokens of one choice, in order, with what vLLM's output processor wants to know of them.
+
+    `logprobs` holds one dict a token, the sampled token first. `finish_reason` is set on the last chunk only.
+    `num_cached_tokens` is the prompt's share found in the prefix cache, set on the first chunk only.
+    """
+
+    token_ids: list[int]
+    engine: str
+    logprobs: "list[dict[int, Logprob]] | None" = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    num_cached_tokens: int | None = None
+
+
+@dataclass
+class Job:
+    """One choice of one request: `params.n` is 1, and `id` is unique in the server."""
+
+    id: str
+    prompt_token_ids: list[int]
+    params: "SamplingParams"
+    report: Report
+    cache_salt: str | None = None
+    priority: int = 0
+
+
+class SequenceMethod(Method):
+    """How whole sequences are produced and chosen."""
+
+    layer: ClassVar[str] = "sequence"
+
+    def direct(self, deployment: Deployment) -> str | None:
+        """The one engine the request can be handed to as it is, or None if `generate` must run it."""
+        return None
+
+    @abstractmethod
+    def generate(self, job: Job, engines: "Mapping[str, EngineClient]") -> AsyncIterator[Chunk]:
+        """Yield the choice's tokens in order; cancelling the iteration must end all engine work."""
+
+
+class LogitsMethod(Method):
+    """What the next-token distribution is; runs in the engine's worker."""
+
+    layer: ClassVar[str] = "logits"
+
+    @abstractmethod
+    def engine_arguments(self) -> dict[str, Any]:
+        """What the worker's half reads: scalars and flat lists for `SamplingParams.extra_args`."""
+
+
+class CacheMethod(Method):
+    """What of the context is kept; runs in the engine's scheduler and attention backend."""
+
+    layer: ClassVar[str] = "cache"
+
+    @abstractmethod
+    def engine_arguments(self) -> dict[str, Any]:
+        """What the scheduler's half reads: scalars and flat lists for `SamplingParams.extra_args`."""

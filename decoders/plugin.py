@@ -1,0 +1,13 @@
+"""What Decant adds to every vLLM process: the entry point of the group `vllm.general_plugins`."""
+
+import torch
+
+
+def register() -> None:
+    """Called by vLLM once in each process (server, engine core, worker).
+
+    bf16 matrix products on a CPU with AMX raise SIGILL in a process that has not asked the kernel for the
+    tile registers first; vLLM 0.32 does not ask.
+    """
+    if not torch.cuda.is_available() and torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()

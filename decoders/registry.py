@@ -1,0 +1,23 @@
+"""Every decoding method, by layer. A new method is one file and one line here."""
+
+from collections.abc import Mapping
+from typing import Final, get_args
+
+from decoders.method import Method
+from decoders.sequence.plain import Plain
+
+LAYERS: Final = ("sequence", "logits", "cache")
+
+METHODS: Final[list[type[Method]]] = [
+    Plain,
+]
+
+
+def name(cls: type[Method]) -> str:
+    """The literal that selects the method in a request."""
+    return str(get_args(cls.model_fields["method"].annotation)[0])
+
+
+def methods(layer: str) -> Mapping[str, type[Method]]:
+    """The methods of one layer, by name, in the order they are registered."""
+    return {name(cls): cls for cls in METHODS if cls.layer == layer}

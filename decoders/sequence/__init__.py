@@ -1,0 +1,1 @@
+"""Methods that produce and choose whole sequences."""

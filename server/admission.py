@@ -1,0 +1,138 @@
+"""Who may run: limits on one request, and slots that bound all of them together."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from decoders.deployment import Deployment
+from decoders.errors import Refusal
+from decoders.request import Decoding
+from server.call import Call
+from server.config import LimitSettings
+from server.errors import ApiError, invalid, unavailable
+from server.metrics import METRICS
+from server.requests import GeneratingRequest, TextRequest, decoding_of
+
+RETRY_AFTER = 2  # seconds
+
+
+def admit(
+    request: GeneratingRequest, presets: dict[str, Decoding], deployment: Deployment, limits: LimitSettings
+) -> Call:
+    """The call this request amounts to, or an ApiError 400 that names the field at fault."""
+    check_limits(request, limits)
+    decoding = decoding_of(request).over(presets.get(request.model or ""))
+    try:
+        decoding.admit(deployment)
+        if request.use_beam_search and (decoding.layers() or decoding.report):
+            raise Refusal(
+                "Beam search cannot be combined with 'decoding'; leave one of them out.", "use_beam_search"
+            )
+    except Refusal as refusal:
+        raise ApiError.of(refusal) from None
+    call = Call(decoding, decoding.new_report(), deployment)
+    request._call = call
+    return call
+
+
+def check_limits(request: GeneratingRequest, limits: LimitSettings) -> None:
+    prompts = _prompts(request)
+    n = request.n or 1
+    _bound("n", n, 1, limits.n)
+    if n * prompts > limits.sequences:
+        raise invalid(f"n times the number of prompts may be at most {limits.sequences} here.", "n")
+    for name in ("max_tokens", "max_completion_tokens"):
+        if (value := getattr(request, name, None)) is not None and limits.max_tokens is not None:
+            _bound(name, value, 0, limits.max_tokens)
+    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
+        value = getattr(request, name, None)
+        if value is not None and not isinstance(value, bool):
+            _bound(name, value, 0, limits.logprobs)
+    if isinstance(request.stop, list) and len(request.stop) > limits.stop:
+        raise invalid(f"At most {limits.stop} stop strings are allowed.", "stop")
+    _check_logit_bias(request.logit_bias, limits.logit_bias)
+    if any(name.startswith("decant.") for name in request.vllm_xargs or {}):
+        raise invalid("Names that begin with 'decant.' are reserved.", "vllm_xargs")
+
+
+def _prompts(request: GeneratingRequest) -> int:
+    if not isinstance(request, TextRequest):
+        return 1
+    prompt = request.prompt
+    if prompt is None and request.prompt_embeds is None:
+        raise invalid("This field is required.", "prompt", "missing_field")
+    if prompt in ("", [], [[]]) or (isinstance(prompt, list) and any(p in ("", []) for p in prompt)):
+        raise invalid("A prompt may not be empty.", "prompt")
+    if isinstance(prompt, list) and not isinstance(prompt[0], int):
+        return len(prompt)
+    return 1
+
+
+def _bound(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise invalid(f"{name} must be between {least} and {most} on this server.", name)
+
+
+def _check_logit_bias(bias: dict[str, float] | None, most: int) -> None:
+    if not bias:
+        return
+    if len(bias) > most:
+        raise invalid(f"At most {most} entries are allowed.", "logit_bias")
+    for token, value in bias.items():
+        if not token.isascii() or not token.isdigit():
+            raise invalid("The keys must be token ids: non-negative integers as strings.", "logit_bias")
+        if not -100 <= value <= 100:
+            raise invalid("The values must be between -100 and 100.", "logit_bias")
+
+
+class Slots:
+    """At most `running` requests at once, at most `waiting` more in line, first come first served."""
+
+    def __init__(self, running: int, waiting: int) -> None:
+        self.capacity = running + waiting
+        self.held = 0
+        self.draining = False
+        self._running = asyncio.Semaphore(running)
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Hold a slot, after waiting in line; ApiError 503 if the line is full or the server drains."""
+        if self.draining:
+            METRICS.rejected.labels("draining").inc()
+            raise unavailable("The server is shutting down.", "draining", RETRY_AFTER)
+        if self.held >= self.capacity:
+            METRICS.rejected.labels("overloaded").inc()
+            raise unavailable(
+                "The server is at its limit of requests; try again later.", "overloaded", RETRY_AFTER
+            )
+        self._count(+1)
+        try:
+            METRICS.queued.inc()
+            try:
+                await self._running.acquire()
+            finally:
+                METRICS.queued.dec()
+            try:
+                yield
+            finally:
+                self._running.release()
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.held += change
+        METRICS.in_flight.set(self.held)
+        if self.held:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    async def idle(self, within: float) -> bool:
+        """Wait until no request holds a slot; False if that takes longer than `within` seconds."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), within)
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,88 @@
+"""The FastAPI application: routes, errors and what surrounds them."""
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from vllm.exceptions import VLLMError
+
+from server import __version__
+from server.admission import Slots
+from server.auth import KeyRing, RequireKey
+from server.config import ServeSettings
+from server.engine import DecodingEngine
+from server.errors import ApiError, code_of, from_validation
+from server.failures import Failures
+from server.metrics import EngineMetrics
+from server.middleware import BodyLimit, RequestContext
+from server.openai import Handlers
+from server.routes import State, generate, models, operate, tokenize
+from server.scrub import words
+
+
+def build_app(engine: DecodingEngine, settings: ServeSettings, engine_metrics: EngineMetrics) -> FastAPI:
+    """The service over engines that are up."""
+    limits = settings.limits
+    app = FastAPI(
+        title="Decant",
+        version=__version__,
+        description="An OpenAI-compatible decoding server.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    state = State(
+        settings=settings,
+        engine=engine,
+        handlers=Handlers(engine, settings),
+        slots=Slots(limits.concurrent_requests, limits.queued_requests),
+        engine_metrics=engine_metrics,
+        presets={name: preset.decoding for name, preset in settings.preset_table().items()},
+        created=int(time.time()),
+    )
+    app.state.decant = state
+    for module in (generate, models, tokenize, operate):
+        app.include_router(module.router)
+    state.vocabulary = words(app.openapi())
+    _handle_errors(app, state)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limit=limits.body_bytes)
+    app.add_middleware(RequireKey, keys=KeyRing(settings.keys()), open_paths=_open_paths(settings))
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(RequestContext)
+    return app
+
+
+def _open_paths(settings: ServeSettings) -> frozenset[str]:
+    chosen = {"/metrics": settings.open_metrics, "/": settings.open_index}
+    return frozenset(path for path, is_open in chosen.items() if is_open)
+
+
+def _handle_errors(app: FastAPI, state: State) -> None:
+    async def on_http(request: Request, error: Any) -> Response:
+        if isinstance(error, ApiError):
+            return error.response()
+        status = error.status_code
+        known = {
+            404: "There is no such route; see /openapi.json.",
+            405: "This route does not take that method.",
+        }
+        message = known.get(status, "The request could not be read.")
+        return ApiError(status, message, code=code_of(status), headers=error.headers).response()
+
+    async def on_validation(request: Request, error: Any) -> Response:
+        return from_validation(error.errors()).response()
+
+    async def on_failure(request: Request, error: Any) -> Response:
+        return Failures(state.engine, request, state.vocabulary).from_exception(error).response()
+
+    app.exception_handler(HTTPException)(on_http)
+    app.exception_handler(RequestValidationError)(on_validation)
+    # vLLM raises its own errors for bad requests, and Python's for some.
+    for kind in (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError):
+        app.exception_handler(kind)(on_failure)

@@ -1,0 +1,90 @@
+"""Request bodies: strict JSON, bounded in size and depth, with finite numbers only."""
+
+import math
+import re
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+
+from server.errors import ApiError, invalid
+
+INT64 = 2**63
+# Numbers that could lie outside float64 or int64; only then is the parsed body searched for them.
+_LARGE = re.compile(rb"\d{19}|[eE]\+?\d{3}")
+
+
+def parse_json(body: bytes) -> Any:
+    """The body's JSON value.
+
+    Errors: ApiError 400 for bad UTF-8, malformed JSON, nesting deeper than 200, NaN, infinities, and integers
+    that do not fit 64 bits.
+    """
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid(_explain(str(error)), code="invalid_json") from None
+    if _LARGE.search(body):
+        _require_finite(value)
+    return value
+
+
+def _explain(cause: str) -> str:
+    if "recursion" in cause:
+        return "The body's JSON is nested too deeply; 200 levels are allowed."
+    if "unicode" in cause or "utf-8" in cause.lower():
+        return "The body is not valid UTF-8."
+    where = re.search(r"at line \d+ column \d+", cause)
+    return f"The body is not valid JSON{' ' + where.group() if where else ''}."
+
+
+def _require_finite(value: Any) -> None:
+    stack: list[tuple[Any, str]] = [(value, "")]
+    while stack:
+        item, path = stack.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            raise invalid("A finite number is required.", path or None)
+        if isinstance(item, int) and not -INT64 <= item < INT64:
+            raise invalid("An integer of at most 64 bits is required.", path or None)
+        if isinstance(item, dict):
+            stack.extend((v, f"{path}.{k}" if path else str(k)) for k, v in item.items())
+        elif isinstance(item, list):
+            stack.extend((v, f"{path}.{i}") for i, v in enumerate(item))
+
+
+class JsonRequest(Request):
+    """A request whose `json()` is strict; `state.body` keeps the parsed value for error messages."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            media_type = self.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+            if media_type != "application/json":
+                raise ApiError(
+                    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                    "The body must be JSON, with the header 'Content-Type: application/json'.",
+                    code="unsupported_media_type",
+                )
+            value = parse_json(await self.body())
+            if not isinstance(value, dict):
+                raise invalid("The body must be a JSON object.", code="invalid_json")
+            self._json = value
+            self.state.body = value
+        return self._json
+
+
+class JsonRoute(APIRoute):
+    """A route that reads its body as strict JSON, and refuses any other content type."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            parsed = JsonRequest(request.scope, request.receive)
+            if self.body_field is not None:
+                await parsed.json()
+            return await handler(parsed)
+
+        return strict

@@ -1,0 +1,87 @@
+"""The `decant` command."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from server import __version__
+
+USAGE = """decant COMMAND [flags]
+
+commands:
+  serve [MODEL]   serve MODEL, or the embedded models, over the OpenAI HTTP API
+  doctor          say what this machine offers and what Decant would use
+
+'decant COMMAND --help' explains every flag."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its status: 0 done, 1 failed, 2 wrong usage or configuration."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command, rest = (given[0], given[1:]) if given else ("--help", [])
+    if command in ("-h", "--help"):
+        print(USAGE)
+        sys.exit(0)
+    if command in ("-V", "--version"):
+        print(f"decant {__version__}")
+        sys.exit(0)
+    commands = {"serve": serve, "doctor": doctor}
+    if command not in commands:
+        print(f"decant: no such command; there are: {', '.join(commands)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(commands[command](rest))
+
+
+def serve(arguments: Sequence[str]) -> int:
+    import os
+
+    from pydantic_settings import CliApp
+
+    from server.config import ConfigError, ServeSettings, check_variables, use_config_file
+    from server.environment import prepare
+    from server.logs import configure
+
+    try:
+        check_variables()
+        use_config_file(_config_path(arguments, os.environ.get("DECANT_CONFIG")))
+        settings = CliApp.run(ServeSettings, cli_args=list(arguments))
+        configure(settings.log_level, settings.log_format)
+        prepare(len(settings.engine_table()), settings.threads_per_engine, settings.log_level)
+
+        import uvloop
+
+        from server.lifecycle import serve as run  # imports vLLM, which reads the environment
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run(settings))
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            print(f"decant: {where + ': ' if where else ''}{problem['msg']}", file=sys.stderr)
+        return 2
+    except ConfigError as error:
+        print(f"decant: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _config_path(arguments: Sequence[str], default: str | None) -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=default)
+    path = parser.parse_known_args(list(arguments))[0].config
+    return Path(path) if path else None
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="decant doctor", description="Say what this machine offers and what Decant would use."
+    )
+    parser.parse_args(list(arguments))
+    from server.doctor import report
+
+    return report()

@@ -1,0 +1,268 @@
+"""Configuration: flags over DECANT_* variables over a YAML file over defaults. Unknown keys are errors."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from decoders.request import DecodingRequest
+
+EMBEDDED = "embedded:"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-+]{0,63}$")]
+
+
+def _plain_values(arguments: Any) -> Any:
+    """Flags give every engine argument as text; read each as YAML would."""
+    if not isinstance(arguments, dict):
+        return arguments
+    return {k.replace("-", "_"): yaml.safe_load(v) if isinstance(v, str) else v for k, v in arguments.items()}
+
+
+EngineArguments = Annotated[dict[str, Any], BeforeValidator(_plain_values)]
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be served, in words for the operator."""
+
+
+class EngineSettings(BaseModel):
+    """One vLLM engine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(description="Hugging Face id, local path, or embedded:NAME.")
+    guides: dict[Name, str] = Field(
+        default_factory=dict,
+        description="Guide models by name; each must share the engine model's tokenizer.",
+    )
+    cache_methods: list[str] = Field(
+        default_factory=list, description="KV-cache methods to install in this engine, e.g. kvmerger."
+    )
+    args: EngineArguments = Field(
+        default_factory=dict, description="vLLM engine arguments of this engine, e.g. {max_model_len: 4096}."
+    )
+
+
+class PresetSettings(BaseModel):
+    """A `decoding` object under a model id of its own, for clients that cannot send extra fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decoding: DecodingRequest = Field(description="The decoding object requests to this id get.")  # type: ignore[valid-type]
+    description: str = ""
+
+
+class LimitSettings(BaseModel):
+    """Bounds on one request and on all of them together."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    body_bytes: int = Field(
+        default=8 << 20, ge=1024, description="Largest request body, in bytes (413 above)."
+    )
+    concurrent_requests: int = Field(default=256, ge=1, description="Requests that run at once; others wait.")
+    queued_requests: int = Field(default=512, ge=0, description="Requests that may wait; 503 above.")
+    n: int = Field(default=16, ge=1, description="Largest n.")
+    sequences: int = Field(default=128, ge=1, description="Largest n times prompts in one request.")
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Largest max_tokens, and its default; the model's context if left out.",
+    )
+    prompt_tokens: int | None = Field(
+        default=None, ge=1, description="Longest prompt in tokens; the model's context if left out."
+    )
+    logprobs: int = Field(default=20, ge=0, description="Largest logprobs, top_logprobs and prompt_logprobs.")
+    stop: int = Field(default=16, ge=1, description="Most stop strings; OpenAI's own limit is 4.")
+    logit_bias: int = Field(default=1024, ge=0, description="Most entries in logit_bias.")
+
+
+_config_file: ContextVar[Path | None] = ContextVar("config_file", default=None)
+
+
+class ServeSettings(BaseSettings):
+    """Serve MODEL, or the embedded models, over the OpenAI HTTP API."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        env_prefix="DECANT_",
+        env_nested_delimiter="__",
+        cli_prog_name="decant serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=False,
+    )
+
+    model: CliPositionalArg[str | None] = Field(
+        default=None,
+        description="Hugging Face id or local path to serve; the embedded models if left out and no engines are configured.",
+    )
+    config: Path | None = Field(default=None, description="YAML file with any of these keys.")
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; other than loopback only with an API key."
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    served_model_name: str | None = Field(
+        default=None, description="Model id that clients use; 'demo' for the embedded models, else MODEL."
+    )
+    engines: dict[Name, EngineSettings] = Field(
+        default_factory=dict,
+        description="Engines by name, in place of MODEL: {base: {model: ...}, small: {...}}.",
+    )
+    default_engine: str | None = Field(
+        default=None, description="Engine of requests that name none; the first if left out."
+    )
+    engine_args: EngineArguments = Field(
+        default_factory=dict,
+        description="vLLM engine arguments for every engine, e.g. {max_model_len: 4096}.",
+    )
+    presets: dict[Name, PresetSettings] = Field(
+        default_factory=dict, description="Decoding objects by name; NAME is served as model id MODEL:NAME."
+    )
+    threads_per_engine: int | None = Field(
+        default=None, ge=1, description="CPU threads of each engine; the cores shared out evenly if left out."
+    )
+
+    api_keys: list[SecretStr] = Field(default_factory=list, description="Keys that clients may use.")
+    api_keys_file: Path | None = Field(
+        default=None, description="File with one key a line; # starts a comment."
+    )
+    allow_no_api_key: bool = Field(
+        default=False,
+        description="Listen beyond loopback without any API key: everyone there may use the server.",
+    )
+    open_metrics: bool = Field(default=False, description="Serve /metrics without a key.")
+    open_index: bool = Field(default=False, description="Serve / without a key.")
+    cors_origins: list[str] = Field(
+        default_factory=list,
+        description="Web origins that may call the server from a browser; none by default.",
+    )
+    limits: LimitSettings = Field(default_factory=LimitSettings, description="Bounds on requests.")
+
+    chat_template: str | None = Field(
+        default=None, description="Chat template, or a file that holds it; the model's own if left out."
+    )
+    tool_call_parser: str | None = Field(
+        default=None, description="vLLM tool-call parser, e.g. hermes; also lets tool_choice be 'auto'."
+    )
+    reasoning_parser: str | None = Field(default=None, description="vLLM reasoning parser, e.g. qwen3.")
+
+    drain_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="On SIGTERM, how long running requests may go on before they are aborted.",
+    )
+    death_grace_seconds: float = Field(
+        default=3.0,
+        ge=0,
+        description="After an engine died, how long /health answers 503 before the process exits.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="Least severe message to log; vLLM's own are logged from one level higher.",
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="Shape of the log lines.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            YamlConfigSettingsSource(settings_cls, yaml_file=_config_file.get()),
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ServeSettings":
+        if self.model is not None and self.engines:
+            raise ValueError("give MODEL or engines, not both")
+        if self.default_engine is not None and self.default_engine not in self.engine_table():
+            raise ValueError(f"default_engine must be one of: {', '.join(self.engine_table())}")
+        if self.api_keys_file is not None and not self.api_keys_file.is_file():
+            raise ValueError(f"api_keys_file {self.api_keys_file} is not a file")
+        if self.host not in LOOPBACK and not self.keys() and not self.allow_no_api_key:
+            raise ValueError(
+                f"host {self.host} is reachable from other machines, and no API key is configured: set api_keys or "
+                "api_keys_file, or say allow_no_api_key"
+            )
+        return self
+
+    # ---- what the settings amount to -------------------------------------------------------------------
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.model is None and not self.engines
+
+    def engine_table(self) -> dict[str, EngineSettings]:
+        if self.engines:
+            return self.engines
+        if self.model is not None:
+            return {"base": EngineSettings(model=self.model)}
+        guides = {"polite": f"{EMBEDDED}polite", "brief": f"{EMBEDDED}brief"}
+        return {
+            "base": EngineSettings(model=f"{EMBEDDED}base", guides=guides),
+            "small": EngineSettings(model=f"{EMBEDDED}small"),
+        }
+
+    def default_engine_name(self) -> str:
+        return self.default_engine or next(iter(self.engine_table()))
+
+    def model_name(self) -> str:
+        if self.served_model_name:
+            return self.served_model_name
+        return "demo" if self.is_embedded else self.engine_table()[self.default_engine_name()].model
+
+    def preset_table(self) -> dict[str, PresetSettings]:
+        """Presets by model id."""
+        presets = dict(self.presets)
+        if self.is_embedded:
+            small = DecodingRequest.model_validate({"sequence": {"method": "plain", "engine": "small"}})
+            presets.setdefault("small", PresetSettings(decoding=small, description="The small model alone."))
+        return {f"{self.model_name()}:{name}": preset for name, preset in presets.items()}
+
+    def keys(self) -> list[str]:
+        keys = [key.get_secret_value().strip() for key in self.api_keys]
+        if self.api_keys_file is not None and self.api_keys_file.is_file():
+            lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
+            keys += [line.split("#", 1)[0].strip() for line in lines]
+        return [key for key in keys if key]
+
+
+def check_variables(environ: Mapping[str, str] = os.environ) -> None:
+    """Raise ConfigError for a DECANT_* variable that sets nothing."""
+    prefix = "DECANT_"
+    known = {name.upper() for name in ServeSettings.model_fields}
+    for variable in environ:
+        if variable.startswith(prefix):
+            field = variable.removeprefix(prefix).split("__", 1)[0]
+            if field not in known:
+                near = difflib.get_close_matches(field, known, n=1)
+                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+                raise ConfigError(f"{variable}: no setting has this name{hint}")
+
+
+def use_config_file(path: Path | None) -> None:
+    """Read `path` beneath variables and flags in every ServeSettings made from here on."""
+    if path is not None and not path.is_file():
+        raise ConfigError(f"config: {path} is not a file")
+    _config_file.set(path)

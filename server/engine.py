@@ -1,0 +1,253 @@
+"""DecodingEngine: an EngineClient over named engines that hands each request to its sequence method.
+
+Plain requests go straight to one AsyncLLM. Every other method yields chunks of tokens, and vLLM's own
+OutputProcessor makes of them what it makes of an engine's: text, stop strings across chunks, logprobs, n > 1,
+deltas.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing, suppress
+from copy import copy
+from typing import Any
+
+from vllm.engine.protocol import EngineClient
+from vllm.exceptions import VLLMValidationError
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import FinishReason
+from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+from vllm.v1.engine.parallel_sampling import ParentRequest
+
+from decoders.deployment import Deployment
+from decoders.method import Chunk, Job, SequenceMethod
+from decoders.report import Report
+from server.call import Call
+from server.chunks import core_output
+from server.metrics import METRICS
+from server.requests import CALL
+
+
+class DecodingEngine(EngineClient):
+    """The engines of one served model behind vLLM's engine interface.
+
+    Args:
+        engines: AsyncLLM engines by name; all share one tokenizer.
+        deployment: what they are, and which is the default.
+        prompt_tokens: the longest prompt accepted, in tokens; None leaves it to the engine.
+    """
+
+    def __init__(
+        self, engines: Mapping[str, EngineClient], deployment: Deployment, prompt_tokens: int | None = None
+    ) -> None:
+        self.engines = dict(engines)
+        self.deployment = deployment
+        self.prompt_tokens = prompt_tokens
+        self.base = self.engines[deployment.default]
+        self.vllm_config = self.base.vllm_config
+        self.model_config = self.base.model_config
+        self.renderer = self.base.renderer
+        self.input_processor = self.base.input_processor
+        self.output_processor = OutputProcessor(self.renderer.tokenizer, log_stats=False)
+        self.active: set[str] = set()
+
+    # ---- generation ------------------------------------------------------------------------------------
+
+    async def generate(
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Outputs of one prompt, as AsyncLLM.generate yields them; `n` choices share it."""
+        call = self._take_call(sampling_params)
+        self._check_prompt(prompt)
+        method = call.decoding.sequence_method()
+        for engine_method in call.decoding.engine_methods():
+            arguments = engine_method.engine_arguments()
+            sampling_params.extra_args = {**(sampling_params.extra_args or {}), **arguments}
+        name = method.direct(self.deployment)
+        if name is not None:
+            source = self._direct(name, method, call.report, prompt, sampling_params, request_id, options)
+        else:
+            source = self._run(method, call.report, prompt, sampling_params, request_id, options)
+        self.active.add(request_id)
+        try:
+            async with aclosing(source) as outputs:
+                async for output in outputs:
+                    yield output
+        finally:
+            self.active.discard(request_id)
+
+    def _take_call(self, params: SamplingParams) -> Call:
+        extra = dict(params.extra_args or {})
+        call = extra.pop(CALL, None)
+        params.extra_args = extra or None
+        return call if isinstance(call, Call) else Call.plain(self.deployment)
+
+    def _check_prompt(self, prompt: Any) -> None:
+        if self.prompt_tokens is None or not isinstance(prompt, dict):
+            return
+        length = len(prompt.get("prompt_token_ids") or ())
+        if length > self.prompt_tokens:
+            raise VLLMValidationError(
+                f"The prompt has {length} tokens; at most {self.prompt_tokens} are allowed.",
+                parameter="prompt",
+            )
+
+    async def _direct(
+        self,
+        name: str,
+        method: SequenceMethod,
+        report: Report,
+        prompt: Any,
+        params: SamplingParams,
+        request_id: str,
+        options: dict[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        counter = METRICS.tokens.labels(method.method, name)
+        report.layer("sequence")["engine"] = name
+        async with aclosing(self.engines[name].generate(prompt, params, request_id, **options)) as outputs:
+            async for output in outputs:
+                count = sum(len(choice.token_ids) for choice in output.outputs)
+                counter.inc(count)
+                report.add_tokens(name, count)
+                yield output
+
+    async def _run(
+        self,
+        method: SequenceMethod,
+        report: Report,
+        prompt: Any,
+        params: SamplingParams,
+        request_id: str,
+        options: dict[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        if not isinstance(prompt, dict) or prompt.get("type") != "token":
+            raise VLLMValidationError(f"Method '{method.method}' takes text or token prompts only.")
+        if options.get("lora_request") is not None:
+            raise VLLMValidationError(f"Method '{method.method}' cannot be combined with LoRA adapters.")
+        priority = options.get("priority", 0)
+        request = self.input_processor.process_inputs(
+            request_id, prompt, params, supported_tasks=await self.get_supported_tasks(), priority=priority
+        )
+        self.input_processor.assign_request_id(request)
+        params = request.params
+        queue = RequestOutputCollector(params.output_kind, request.request_id)
+        parent = ParentRequest(request) if params.n > 1 else None
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for index in range(params.n):
+                child = copy(request)
+                if parent is not None:
+                    child.request_id, child.sampling_params = parent.get_child_info(index)
+                self.output_processor.add_request(child, prompt.get("prompt"), parent, index, queue)
+                job = Job(
+                    id=child.request_id,
+                    prompt_token_ids=list(request.prompt_token_ids),
+                    params=child.sampling_params,
+                    report=report,
+                    cache_salt=prompt.get("cache_salt"),
+                    priority=priority,
+                )
+                tasks.append(asyncio.create_task(self._pump(method, job, queue)))
+            finished = False
+            while not finished:
+                output = queue.get_nowait() or await queue.get()
+                finished = output.finished
+                yield output
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.output_processor.abort_requests([request.request_id], internal=True)
+            queue.close()
+
+    async def _pump(self, method: SequenceMethod, job: Job, queue: RequestOutputCollector) -> None:
+        """Feed one choice's chunks to the output processor until the choice has ended."""
+        try:
+            async with aclosing(_as_generator(method.generate(job, self.engines))) as chunks:
+                async for chunk in chunks:
+                    METRICS.tokens.labels(method.method, chunk.engine).inc(len(chunk.token_ids))
+                    job.report.add_tokens(chunk.engine, len(chunk.token_ids))
+                    done = self.output_processor.process_outputs([core_output(job.id, chunk)])
+                    if done.reqs_to_abort:  # a stop string matched
+                        return
+                    if chunk.finish_reason is not None:
+                        return
+            # The method ended without saying so: say it for it, or the request would wait for ever.
+            last = Chunk([], engine="", finish_reason=str(FinishReason.STOP))
+            self.output_processor.process_outputs([core_output(job.id, last)])
+        except Exception as error:
+            queue.put(error)
+
+    # ---- state and shutdown ----------------------------------------------------------------------------
+
+    def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
+        self.base.check_admission(n, request_id)
+
+    @property
+    def is_running(self) -> bool:
+        return all(engine.is_running for engine in self.engines.values())
+
+    @property
+    def is_stopped(self) -> bool:
+        return any(engine.is_stopped for engine in self.engines.values())
+
+    @property
+    def errored(self) -> bool:
+        return any(engine.errored for engine in self.engines.values())
+
+    @property
+    def dead_error(self) -> BaseException:
+        dead = (engine.dead_error for engine in self.engines.values() if engine.errored)
+        return next(dead, self.base.dead_error)
+
+    def dead_engines(self) -> list[str]:
+        return [name for name, engine in self.engines.items() if engine.errored]
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """End requests; their outputs so far are delivered with finish_reason 'abort'."""
+        ids = [request_id] if isinstance(request_id, str) else list(request_id)
+        self.output_processor.abort_requests(ids, internal=False)
+        for engine in self.engines.values():
+            with suppress(Exception):  # a dead engine has nothing left to abort
+                await engine.abort(ids)
+
+    async def abort_all(self) -> int:
+        """Abort every request; the number there was."""
+        ids = list(self.active)
+        await self.abort(ids)
+        return len(ids)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        for engine in self.engines.values():
+            engine.shutdown(timeout=timeout)
+
+    async def get_supported_tasks(self) -> Any:
+        return await self.base.get_supported_tasks()
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base.encode(*args, **kwargs)
+
+
+async def _as_generator(chunks: Any) -> AsyncGenerator[Chunk, None]:
+    """The chunks, with an aclose() that reaches the method's own generator."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        if hasattr(chunks, "aclose"):
+            await chunks.aclose()
+
+
+def _fan_out(name: str) -> Any:
+    async def call(self: DecodingEngine, *args: Any, **kwargs: Any) -> Any:
+        results = [await getattr(engine, name)(*args, **kwargs) for engine in self.engines.values()]
+        return results[0]
+
+    call.__name__ = name
+    return call
+
+
+# The control plane (sleep, profiling, caches, adapters, ...) goes to every engine.
+for _name in sorted(DecodingEngine.__abstractmethods__ | {"collective_rpc"}):
+    setattr(DecodingEngine, _name, _fan_out(_name))
+DecodingEngine.__abstractmethods__ = frozenset()

@@ -1,0 +1,203 @@
+"""Starting the engines: arguments, checks that fail fast, progress."""
+
+import asyncio
+import dataclasses
+import difflib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.tokenizers import get_tokenizer
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from decoders.deployment import Deployment, EngineFacts
+from decoders.registry import methods
+from decoders.vocabulary import fingerprint
+from server.config import ConfigError, EngineSettings, ServeSettings
+from server.metrics import EngineMetrics, stat_logger
+from server.models import locate, weight_bytes
+
+logger = logging.getLogger("decant.engines")
+
+RESERVED = frozenset({"model", "served_model_name", "enable_log_requests", "disable_log_stats"})
+HEARTBEAT = 10.0  # seconds between "still loading" lines
+GIB = 1 << 30
+
+
+@dataclasses.dataclass
+class Plan:
+    """One engine, checked and ready to be started."""
+
+    name: str
+    settings: EngineSettings
+    path: str
+    arguments: dict[str, Any]
+
+
+def plan_engines(settings: ServeSettings) -> list[Plan]:
+    """Every engine with its arguments. Errors: ConfigError for a model, an argument or a guide that cannot be."""
+    table = settings.engine_table()
+    plans = []
+    for name, engine in table.items():
+        path = locate(engine.model)
+        for argument in {**settings.engine_args, **engine.args}:
+            _require_argument(name, argument)
+        _require_cache_methods(name, engine)
+        arguments = {
+            **_defaults(settings, len(table)),
+            **settings.engine_args,
+            **engine.args,
+            "model": path,
+            "served_model_name": settings.model_name(),
+        }
+        plans.append(Plan(name, engine, path, arguments))
+    _require_one_vocabulary(plans, settings.default_engine_name())
+    _require_memory(plans)
+    return plans
+
+
+def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
+    defaults: dict[str, Any] = {
+        "max_logprobs": settings.limits.logprobs,
+        "enable_prefix_caching": True,
+    }
+    if current_platform.is_cpu():
+        # vLLM's own default takes most of the machine, for each engine.
+        share = psutil.virtual_memory().available * 0.4 / engines
+        defaults |= {"distributed_executor_backend": "uni", "kv_cache_memory_bytes": int(min(share, 4 * GIB))}
+    if settings.is_embedded:
+        defaults |= {
+            "dtype": "float32",
+            "max_model_len": 2048,
+            "max_num_seqs": 64,
+            "block_size": 32,
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": 256 << 20,
+        }
+    return defaults
+
+
+def _require_argument(engine: str, argument: str) -> None:
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)} - RESERVED
+    if argument not in known:
+        near = difflib.get_close_matches(argument, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"engine {engine}: vLLM has no engine argument {argument!r} to set here{hint}")
+
+
+def _require_cache_methods(name: str, engine: EngineSettings) -> None:
+    known = methods("cache")
+    for method in engine.cache_methods:
+        if method not in known:
+            allowed = ", ".join(known) or "none in this version"
+            raise ConfigError(f"engine {name}: unknown cache method {method!r}; known: {allowed}")
+
+
+def _tokenizer(path: str, who: str) -> Any:
+    try:
+        return get_tokenizer(path)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"{who}: model {path} cannot be found or has no tokenizer ({reason})") from error
+
+
+def _require_one_vocabulary(plans: list[Plan], default: str) -> None:
+    """Engines and guides hand token ids to each other, so all must mean the same by them."""
+    base = next(plan for plan in plans if plan.name == default)
+    expected = fingerprint(_tokenizer(base.arguments.get("tokenizer") or base.path, f"engine {default}"))
+    for plan in plans:
+        others = {
+            f"guide {guide} of engine {plan.name}": locate(model)
+            for guide, model in plan.settings.guides.items()
+        }
+        if plan is not base:
+            others[f"engine {plan.name}"] = plan.arguments.get("tokenizer") or plan.path
+        for who, path in others.items():
+            if fingerprint(_tokenizer(path, who)) != expected:
+                raise ConfigError(f"{who}: {path} has another vocabulary than engine {default} ({base.path})")
+
+
+def _require_memory(plans: list[Plan]) -> None:
+    if not current_platform.is_cpu():
+        return
+    weights = sum(weight_bytes(plan.path) for plan in plans)
+    cache = sum(int(plan.arguments.get("kv_cache_memory_bytes") or 0) for plan in plans)
+    available = psutil.virtual_memory().available
+    if weights + cache > available:
+        raise ConfigError(
+            f"not enough memory: {weights / GIB:.1f} GiB of weights and {cache / GIB:.1f} GiB of KV cache, "
+            f"{available / GIB:.1f} GiB available; lower engine_args.kv_cache_memory_bytes"
+        )
+
+
+# ---- starting ------------------------------------------------------------------------------------------
+
+
+def create(plan: Plan, metrics: EngineMetrics) -> AsyncLLM:
+    """The engine, with its core process up. Blocks until the model is loaded."""
+    try:
+        arguments = AsyncEngineArgs(**plan.arguments)
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=[stat_logger(metrics.registry(plan.name))])
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ConfigError(
+            f"engine {plan.name}: {plan.settings.model} could not be started: {reason}"
+        ) from error
+
+
+async def start_engines(plans: list[Plan], metrics: EngineMetrics) -> dict[str, AsyncLLM]:
+    """All engines, started side by side. If one fails the others are shut down and its ConfigError is raised."""
+
+    async def start(plan: Plan) -> AsyncLLM:
+        began = time.perf_counter()
+        logger.info("engine %s: loading %s", plan.name, plan.settings.model)
+        beat = asyncio.create_task(_heartbeat(plan.name, began))
+        try:
+            engine = await asyncio.to_thread(create, plan, metrics)
+        finally:
+            beat.cancel()
+        logger.info("engine %s: ready after %.1f s", plan.name, time.perf_counter() - began)
+        return engine
+
+    results = await asyncio.gather(*(start(plan) for plan in plans), return_exceptions=True)
+    started = {
+        plan.name: result for plan, result in zip(plans, results, strict=True) if isinstance(result, AsyncLLM)
+    }
+    for result in results:
+        if isinstance(result, BaseException):
+            for engine in started.values():
+                engine.shutdown(timeout=0)
+            raise result
+    return started
+
+
+async def _heartbeat(name: str, began: float) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT)
+        logger.info("engine %s: still loading after %.0f s", name, time.perf_counter() - began)
+
+
+def describe(plans: list[Plan], engines: Mapping[str, AsyncLLM], default: str) -> Deployment:
+    """What runs, as the decoding methods see it."""
+    facts = {
+        plan.name: EngineFacts(
+            model=plan.settings.model,
+            max_model_len=engines[plan.name].model_config.max_model_len,
+            guides=tuple(plan.settings.guides),
+            cache_methods=tuple(plan.settings.cache_methods),
+        )
+        for plan in plans
+    }
+    for plan in plans:
+        if plan.settings.guides and not methods("logits"):
+            names = ", ".join(plan.settings.guides)
+            logger.warning(
+                "engine %s: guides %s are checked but not loaded; no method here uses them", plan.name, names
+            )
+    return Deployment(default, facts)

@@ -1,0 +1,30 @@
+"""The process environment vLLM reads when it is imported; to be set before that, and inherited by engines."""
+
+import os
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(engines: int, threads_per_engine: int | None, log_level: str) -> None:
+    """Share the cores out among the engines, and keep vLLM from phoning home or flooding the log.
+
+    Variables that are set already are left as they are. Without these, two engines on two cores spin against
+    each other: one job took 640 ms where it takes 34 ms with them.
+    """
+    threads = threads_per_engine or max(1, cores() // max(1, engines))
+    defaults = {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # On a CPU this lets the engine core run its worker itself, one process less for each engine.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_LOGGING_LEVEL": {"debug": "INFO", "info": "WARNING"}.get(log_level, "ERROR"),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,151 @@
+"""Errors as OpenAI's API states them: one body shape for every route and every cause.
+
+A message never repeats what the caller sent: it names the field and what is allowed. Messages of vLLM's own
+errors may quote the request; `server.scrub` takes the quotes out.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from decoders.errors import Refusal
+
+MAX_MESSAGE = 1000  # characters; with the rest of the body well under 8 KB
+MAX_PARAM = 128
+
+TYPES = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+
+
+class ApiError(HTTPException):
+    """An error with everything its body says.
+
+    Args:
+        status: the HTTP status.
+        message: what is wrong and what is allowed; never the caller's own input.
+        code: a short stable name of the cause, for programs.
+        param: the request field at fault, dotted, or None.
+        headers: further response headers, such as Retry-After.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers) if headers else None)
+        self.code = code
+        self.param = param
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> "ApiError":
+        return invalid(refusal.message, refusal.param)
+
+    def body(self) -> dict[str, Any]:
+        return error_body(self.status_code, str(self.detail), self.code, self.param)
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status_code, headers=self.headers)
+
+
+def error_body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """The JSON body `{"error": {"message", "type", "param", "code"}}`."""
+    kind = TYPES.get(HTTPStatus(status), "invalid_request_error" if status < 500 else "server_error")
+    return {
+        "error": {
+            "message": clip(message, MAX_MESSAGE),
+            "type": kind,
+            "param": clip(param, MAX_PARAM) if param else None,
+            "code": code,
+        }
+    }
+
+
+def clip(text: str, limit: int) -> str:
+    """Text of at most `limit` printable characters."""
+    text = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
+    return ApiError(HTTPStatus.BAD_REQUEST, message, code=code, param=param)
+
+
+def unavailable(message: str, code: str, retry_after: int) -> ApiError:
+    """503 with Retry-After in seconds."""
+    headers = {"Retry-After": str(retry_after)}
+    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code=code, headers=headers)
+
+
+CODES = {
+    400: "invalid_value",
+    401: "invalid_api_key",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    422: "unprocessable",
+    501: "not_supported",
+    503: "unavailable",
+}
+
+
+def code_of(status: int) -> str:
+    return CODES.get(status, "internal_error" if status >= 500 else "invalid_request")
+
+
+# ---- pydantic's errors ---------------------------------------------------------------------------------
+
+REASONS = {
+    "missing": ("This field is required", "missing_field"),
+    "extra_forbidden": ("Unknown field", "unknown_field"),
+    "finite_number": ("A finite number is required", "invalid_value"),
+    "union_tag_not_found": ("The field 'method' is required here", "missing_field"),
+}
+
+
+def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """A 400 from pydantic's error list: the first error's field and reason, and how many more there are.
+
+    A union reports an error for every branch it tried; the error that lies deepest tells most.
+    """
+    first = max(errors, key=lambda e: (e.get("type") != "value_error", len(_location(e)), -errors.index(e)))
+    param = ".".join(_location(first)) or None
+    reason, code = _reason(first)
+    if param and first.get("type") == "union_tag_invalid":
+        param += ".method"
+    fields = {".".join(_location(e)[:1]) for e in errors} - {(param or "").split(".")[0]}
+    more = f" ({len(fields)} more fields are at fault.)" if fields else ""
+    return invalid(f"{param}: {reason}.{more}" if param else f"{reason}.{more}", param, code)
+
+
+def _reason(error: Mapping[str, Any]) -> tuple[str, str]:
+    kind = str(error.get("type"))
+    if kind == "union_tag_invalid":
+        return f"Unknown method; allowed: {error['ctx']['expected_tags']}", "invalid_value"
+    if kind in REASONS:
+        return REASONS[kind]
+    if kind in ("value_error", "assertion_error"):  # a validator's own words, which may quote the value
+        return "This value is not allowed", "invalid_value"
+    return str(error.get("msg", "Invalid value")), "invalid_value"
+
+
+def _location(error: Mapping[str, Any]) -> list[str]:
+    """The field's path, without FastAPI's 'body' and pydantic's names of union branches."""
+    parts = [part for part in error.get("loc", ()) if part != "body"]
+    return [str(part)[:64] for part in parts if isinstance(part, int) or _is_field(part)]
+
+
+def _is_field(part: str) -> bool:
+    # Branch names look like 'list[int]', 'function-wrap[check()]' or 'ChatCompletionUserMessageParam'.
+    return not ("[" in part or part[:1].isupper() or part in ("str", "int", "float", "bool", "none"))

@@ -1,0 +1,60 @@
+"""vLLM's errors as Decant states them: OpenAI's shape, the field named, the caller's input left out."""
+
+import re
+from typing import Any
+
+from fastapi import Request
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMValidationError
+
+from server.engine import DecodingEngine
+from server.errors import ApiError, code_of
+from server.scrub import scrub
+
+# '(parameter=stop, value=...)': vLLM appends what it was given to its validation errors.
+_QUOTED = re.compile(r" \(parameter=[\w.]+(, value=.*)?\)$|, value=.*\)$", re.DOTALL)
+INTERNAL = "The server failed to answer this request; its log says why."
+
+
+class Failures:
+    """Turns what went wrong in one request into an ApiError."""
+
+    def __init__(self, engine: DecodingEngine | None, request: Request, vocabulary: frozenset[str]) -> None:
+        self.engine = engine
+        self.request = request
+        self.vocabulary = vocabulary
+
+    def from_exception(self, error: Exception) -> ApiError:
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, VLLMValidationError):  # its str() quotes the value
+            return self._error(400, str(error.args[0]), error.parameter)
+        return self.from_vllm(create_error_response(error))
+
+    def from_vllm(self, response: ErrorResponse) -> ApiError:
+        return self._error(int(response.error.code), response.error.message, response.error.param)
+
+    def from_body(self, body: dict[str, Any]) -> ApiError:
+        error = body["error"]
+        return self._error(int(error["code"]), str(error["message"]), error.get("param"))
+
+    def _error(self, status: int, message: str, param: str | None) -> ApiError:
+        if self.engine is not None and (dead := self.engine.dead_engines()):
+            return ApiError(
+                503, f"Engine '{dead[0]}' has died; the server is going down.", code="engine_dead"
+            )
+        if status == 404 and param == "model":
+            return ApiError(
+                404,
+                "This model does not exist here; see GET /v1/models.",
+                code="model_not_found",
+                param=param,
+            )
+        if status >= 500 and status not in (501, 503):
+            return ApiError(status, INTERNAL, code="internal_error")
+        message = _QUOTED.sub("", message)
+        message = scrub(message, getattr(self.request.state, "body", None), self.vocabulary)
+        headers = {"Retry-After": "2"} if status == 503 else None
+        code = "overloaded" if status == 503 else code_of(status)
+        return ApiError(status, message, code=code, param=param, headers=headers)

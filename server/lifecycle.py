@@ -1,0 +1,142 @@
+"""From settings to a running server and back: bind, load, serve, drain, exit."""
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.app import build_app
+from server.config import ConfigError, ServeSettings
+from server.engine import DecodingEngine
+from server.engines import describe, plan_engines, start_engines
+from server.metrics import EngineMetrics
+from server.routes import State
+
+logger = logging.getLogger("decant.server")
+
+WATCH = 0.5  # seconds between looks at the engines
+ABORT_GRACE = 5.0  # seconds that aborted requests get to deliver their last event
+MAX_HEADERS = 32 << 10  # bytes
+
+
+class Server(uvicorn.Server):
+    """Uvicorn without its signal handlers; `Service` has its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket, taken before the models are loaded. Errors: ConfigError when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from error
+    return sock
+
+
+async def serve(settings: ServeSettings) -> int:
+    """Serve until a signal or an engine's death; the process's exit status."""
+    began = time.perf_counter()
+    sock = bind(settings.host, settings.port)
+    try:
+        plans = plan_engines(settings)
+        metrics = EngineMetrics()
+        engines = await start_engines(plans, metrics)
+    except BaseException:
+        sock.close()
+        raise
+    deployment = describe(plans, engines, settings.default_engine_name())
+    engine = DecodingEngine(engines, deployment, settings.limits.prompt_tokens)
+    try:
+        app = build_app(engine, settings, metrics)
+        state: State = app.state.decant
+        await asyncio.to_thread(state.handlers.warmup)
+        return await Service(app, state, sock).run(time.perf_counter() - began)
+    finally:
+        await asyncio.to_thread(engine.shutdown, 0)
+        sock.close()
+
+
+class Service:
+    """One server process while it serves."""
+
+    def __init__(self, app: FastAPI, state: State, sock: socket.socket) -> None:
+        self.state = state
+        self.sock = sock
+        self.status = 0
+        drain = state.settings.drain_seconds
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=int(drain + 2 * ABORT_GRACE) + 1,
+            h11_max_incomplete_event_size=MAX_HEADERS,
+        )
+        self.server = Server(config)
+        self.stopping = asyncio.Event()
+
+    async def run(self, startup: float) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        tasks = [asyncio.create_task(self._drain_when_told()), asyncio.create_task(self._watch_engines())]
+        self._announce(startup)
+        try:
+            await self.server.serve(sockets=[self.sock])
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return self.status
+
+    def _announce(self, startup: float) -> None:
+        host, port = self.sock.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        models = ", ".join([self.state.settings.model_name(), *self.state.presets])
+        logger.info("serving %s on %s after %.1f s", models, url, startup)
+        logger.info("try: curl %s/v1/models", url)
+
+    def _on_signal(self) -> None:
+        if self.stopping.is_set():
+            logger.warning("second signal: not waiting any longer")
+            self.server.force_exit = True
+        self.stopping.set()
+
+    async def _drain_when_told(self) -> None:
+        """Stop accepting; let running requests finish until the deadline; abort the rest."""
+        await self.stopping.wait()
+        slots, seconds = self.state.slots, self.state.settings.drain_seconds
+        slots.draining = True
+        logger.info("shutting down: %d requests may run on for up to %g s", slots.held, seconds)
+        self.server.should_exit = True
+        if not await slots.idle(seconds):
+            logger.warning("the deadline passed: aborted %d sequences", await self.state.engine.abort_all())
+            if not await slots.idle(ABORT_GRACE):
+                logger.error("%d requests did not end; closing their connections", slots.held)
+                self.server.force_exit = True
+
+    async def _watch_engines(self) -> None:
+        """When an engine dies: fail /health for a while, so that probes see it, then end the process."""
+        while not (dead := self.state.engine.dead_engines()):
+            await asyncio.sleep(WATCH)
+        self.status = 1
+        self.state.slots.draining = True
+        logger.error("engine %s died; exiting", ", ".join(dead))
+        await asyncio.sleep(self.state.settings.death_grace_seconds)
+        self.server.should_exit = True

@@ -1,0 +1,92 @@
+"""Prometheus metrics: Decant's own, and those of every engine side by side.
+
+vLLM keeps its metrics in the process's default registry and erases the previous engine's when the next one is
+built. Here each engine has a registry of its own, and `/metrics` shows them under one more label,
+`decant_engine`.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Decant's own metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "HTTP requests answered", "route", "method", "status")
+        self.seconds = self._histogram("request_seconds", "Time to the end of the answer", "route")
+        self.first = self._histogram("first_token_seconds", "Time to the first streamed event", "route")
+        self.in_flight = self._gauge("requests_in_flight", "Requests that run or wait")
+        self.queued = self._gauge("requests_queued", "Requests that wait for a slot")
+        self.rejected = self._counter("requests_rejected", "Requests refused for load", "reason")
+        self.disconnected = self._counter(
+            "requests_disconnected", "Requests whose client left early", "route"
+        )
+        self.tokens = self._counter("tokens", "Tokens decoded for answers", "method", "engine")
+        self.engine_up = self._gauge("engine_up", "1 while the engine lives", "engine")
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"decant_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"decant_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, *labels: str) -> Histogram:
+        return Histogram(f"decant_{name}", help_text, labels, buckets=SECONDS, registry=self.registry)
+
+
+METRICS = Metrics()
+
+
+class EngineMetrics(Collector):
+    """The registries of all engines as one: families of one name merged, told apart by `decant_engine`."""
+
+    def __init__(self) -> None:
+        self.registries: dict[str, CollectorRegistry] = {}
+
+    def registry(self, engine: str) -> CollectorRegistry:
+        return self.registries.setdefault(engine, CollectorRegistry())
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for engine, registry in self.registries.items():
+            for family in registry.collect():
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                for sample in family.samples:
+                    merged.samples.append(sample._replace(labels={**sample.labels, "decant_engine": engine}))
+        yield from families.values()
+
+
+def stat_logger(registry: CollectorRegistry) -> type:
+    """vLLM's Prometheus logger and its parts, writing to `registry`."""
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    metric_classes = {
+        "_gauge_cls": functools.partial(Gauge, registry=registry),
+        "_counter_cls": functools.partial(Counter, registry=registry),
+        "_histogram_cls": functools.partial(Histogram, registry=registry),
+    }
+
+    def bound(cls: type) -> type:
+        return type(cls.__name__, (cls,), {k: v for k, v in metric_classes.items() if hasattr(cls, k)})
+
+    parts = ("_spec_decoding_cls", "_kv_connector_cls", "_ec_connector_cls", "_perf_metrics_cls")
+    bound_parts = {part: bound(getattr(PrometheusStatLogger, part)) for part in parts}
+    return type("EngineLogger", (bound(PrometheusStatLogger),), bound_parts)
+
+
+def exposition(engines: EngineMetrics) -> bytes:
+    """The text of `/metrics`."""
+    merged = CollectorRegistry()
+    merged.register(engines)
+    registries: Iterable[CollectorRegistry] = (METRICS.registry, merged, REGISTRY)
+    return b"".join(generate_latest(registry) for registry in registries)

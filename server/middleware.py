@@ -1,0 +1,124 @@
+"""What surrounds every request: its id, log line and metrics, the body limit, the last line of defence."""
+
+import logging
+import re
+import time
+import uuid
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import ApiError
+from server.logs import REQUEST_ID
+from server.metrics import METRICS
+
+logger = logging.getLogger("decant.access")
+
+_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
+PROBES = frozenset({"/health", "/ready", "/metrics"})
+
+
+class RequestContext:
+    """Gives each request an id (the caller's X-Request-Id if well formed), times, logs and counts it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(scope, send)
+        token = REQUEST_ID.set(exchange.id)
+        try:
+            await self.app(scope, receive, exchange.send)
+        except Exception:
+            logger.exception("unhandled error")
+            if not exchange.started:
+                error = ApiError(500, "The server failed to answer this request.", code="internal_error")
+                await error.response()(scope, receive, exchange.send)
+        finally:
+            exchange.finish()
+            REQUEST_ID.reset(token)
+
+
+class Exchange:
+    """One request and the response to it."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self._send = send
+        self.start = time.perf_counter()
+        self.status = 0
+        self.started = False
+        self.first_event: float | None = None
+        self.streams = False
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        others = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
+        scope["headers"] = [*others, (b"x-request-id", self.id.encode())]
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.id
+            self.streams = headers.get("content-type", "").startswith("text/event-stream")
+        elif self.first_event is None:
+            self.first_event = time.perf_counter()
+        await self._send(message)
+
+    def finish(self) -> None:
+        seconds = time.perf_counter() - self.start
+        route = getattr(self.scope.get("route"), "path", "unmatched")
+        METRICS.requests.labels(route, self.scope["method"], str(self.status)).inc()
+        METRICS.seconds.labels(route).observe(seconds)
+        if self.streams and self.first_event is not None:
+            METRICS.first.labels(route).observe(self.first_event - self.start)
+        level = logging.DEBUG if self.scope["path"] in PROBES else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {
+                "method": self.scope["method"],
+                "route": route,
+                "status": self.status,
+                "ms": round(seconds * 1e3, 1),
+            }
+            logger.log(level, "%(method)s %(route)s %(status)s %(ms)s ms", fields, extra={"fields": fields})
+
+
+class BodyLimit:
+    """Refuses bodies over `limit` bytes, declared or not, with 413."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdigit() or int(declared) > self.limit:
+            await self._too_large().response()(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                raise self._too_large()
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The body may have at most {self.limit} bytes.",
+            code="payload_too_large",
+            headers={"Connection": "close"},
+        )

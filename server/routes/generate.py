@@ -1,0 +1,83 @@
+"""POST /v1/chat/completions and /v1/completions."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponse
+from vllm.entrypoints.openai.completion.protocol import CompletionResponse
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+from server.admission import admit
+from server.body import JsonRoute
+from server.disconnect import until_disconnect
+from server.errors import ApiError
+from server.failures import Failures
+from server.openai import ASKED_MODEL
+from server.requests import ChatRequest, GeneratingRequest, TextRequest
+from server.routes import Shared, State
+from server.schemas import ERRORS, EVENTS
+from server.streaming import Events, EventStream, close, error_of, relay
+
+router = APIRouter(route_class=JsonRoute)
+
+Handler = Callable[[Any, Request], Awaitable[Any]]
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatCompletionResponse,
+    responses={**ERRORS, **EVENTS},
+    tags=["OpenAI"],
+)
+async def create_chat_completion(body: ChatRequest, request: Request, state: Shared) -> Response:
+    """OpenAI's chat completions, with an optional `decoding` object."""
+    return await _answer(body, request, state, state.handlers.chat.create_chat_completion)
+
+
+@router.post(
+    "/v1/completions", response_model=CompletionResponse, responses={**ERRORS, **EVENTS}, tags=["OpenAI"]
+)
+async def create_completion(body: TextRequest, request: Request, state: Shared) -> Response:
+    """OpenAI's completions, with an optional `decoding` object."""
+    return await _answer(body, request, state, state.handlers.completion.create_completion)
+
+
+async def _answer(body: GeneratingRequest, request: Request, state: State, handler: Handler) -> Response:
+    call = admit(body, state.presets, state.engine.deployment, state.settings.limits)
+    ASKED_MODEL.set(body.model)
+    failures = Failures(state.engine, request, state.vocabulary)
+    return await until_disconnect(request, _generate(body, request, state, handler, call, failures))
+
+
+async def _generate(
+    body: GeneratingRequest, request: Request, state: State, handler: Handler, call: Any, failures: Failures
+) -> Response:
+    report = call.report if call.decoding.report else None
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(state.slots.hold())
+        result = await handler(body, request)
+        if isinstance(result, ErrorResponse):
+            raise failures.from_vllm(result)
+        if body.stream:
+            return await _stream(result, report, held, failures)
+        if report is not None:
+            result.decoding = report.layers
+        return Response(result.model_dump_json(), media_type="application/json")
+
+
+async def _stream(result: Events, report: Any, held: AsyncExitStack, failures: Failures) -> Response:
+    """The stream, once its first event shows that the engine took the request; else its error."""
+    try:
+        first = await anext(result)
+        if (error := error_of(first)) is not None:
+            raise failures.from_body(error)
+    except StopAsyncIteration:
+        raise ApiError(500, "The engine ended the stream before it began.", code="internal_error") from None
+    except (Exception, asyncio.CancelledError):
+        await close([result], AsyncExitStack())
+        raise
+    events = relay(first, result, report, lambda error: failures.from_body(error).body())
+    return EventStream(events, [result], held.pop_all())

@@ -1,0 +1,37 @@
+"""POST /tokenize and /detokenize: vLLM's."""
+
+from fastapi import APIRouter, Request, Response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.tokenize.protocol import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+
+from server.body import JsonRoute
+from server.failures import Failures
+from server.routes import Shared, State
+from server.schemas import ERRORS
+
+router = APIRouter(route_class=JsonRoute, tags=["Tokenizer"], responses=ERRORS)
+
+
+@router.post("/tokenize", response_model=TokenizeResponse)
+async def tokenize(body: TokenizeRequest, request: Request, state: Shared) -> Response:
+    """The token ids of a prompt or a conversation."""
+    return _reply(await state.handlers.tokenization.create_tokenize(body, request), request, state)
+
+
+@router.post("/detokenize", response_model=DetokenizeResponse)
+async def detokenize(body: DetokenizeRequest, request: Request, state: Shared) -> Response:
+    """The text of token ids."""
+    return _reply(await state.handlers.tokenization.create_detokenize(body, request), request, state)
+
+
+def _reply(
+    result: TokenizeResponse | DetokenizeResponse | ErrorResponse, request: Request, state: State
+) -> Response:
+    if isinstance(result, ErrorResponse):
+        raise Failures(state.engine, request, state.vocabulary).from_vllm(result)
+    return Response(result.model_dump_json(), media_type="application/json")

@@ -1,0 +1,32 @@
+"""Response schemas that several routes document."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class ErrorDetail(BaseModel):
+    message: str = Field(description="What is wrong and what is allowed; never repeats the request.")
+    type: str = Field(description="The kind of error, e.g. invalid_request_error.")
+    param: str | None = Field(default=None, description="The request field at fault, dotted.")
+    code: str | None = Field(default=None, description="A stable name of the cause.")
+
+
+class Error(BaseModel):
+    """OpenAI's error body."""
+
+    error: ErrorDetail
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Error, "description": "The request is not valid, or this server cannot honour it."},
+    401: {"model": Error, "description": "No API key, or a wrong one."},
+    404: {"model": Error, "description": "No such model or route."},
+    413: {"model": Error, "description": "The body is too large."},
+    415: {"model": Error, "description": "The body is not JSON."},
+    500: {"model": Error, "description": "The server failed."},
+    503: {"model": Error, "description": "Too busy, shutting down, or an engine is dead; see Retry-After."},
+}
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer."}
+}

@@ -1,0 +1,64 @@
+"""Takes the caller's own input out of messages that vLLM and its libraries wrote."""
+
+from collections.abc import Iterator
+from typing import Any
+
+SHORTEST = 4  # a value of fewer characters is not worth hiding, and hiding it garbles words
+LOOK = 4096  # only this much of a message is kept, so only values that fit in it are looked for
+
+
+def scrub(message: str, body: Any, vocabulary: frozenset[str]) -> str:
+    """`message` with every value of `body` in it replaced by an ellipsis.
+
+    Args:
+        message: the text of an error.
+        body: the parsed request body.
+        vocabulary: words of the API itself (field names, literals), which stay.
+    """
+    message = message[:LOOK]
+    for value in sorted(set(_leaves(body)) - vocabulary, key=len, reverse=True):
+        for form in {value, repr(value)[1:-1], value.strip()}:
+            if len(form) >= SHORTEST:
+                message = _remove(message, form)
+    return message
+
+
+def _remove(message: str, value: str) -> str:
+    message = message.replace(value, "…")
+    probe = value[:24]
+    if len(value) <= 24 or (start := message.find(probe)) < 0:
+        return message
+    end = start + len(probe)  # the message holds a shortened form of the value
+    while end < len(message) and end - start < len(value) and message[end] == value[end - start]:
+        end += 1
+    return message[:start] + "…" + message[end:]
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+
+
+def words(schema: Any) -> frozenset[str]:
+    """The words a JSON schema itself uses: property names, literals and titles."""
+    found: set[str] = set()
+    stack = [schema]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            found.update(item.get("properties", {}))
+            found.update(v for v in item.get("enum", ()) if isinstance(v, str))
+            if isinstance(item.get("const"), str):
+                found.add(item["const"])
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return frozenset(found)
