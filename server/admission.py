@@ -37,7 +37,7 @@ def admit(
 
 def check_limits(request: GeneratingRequest, limits: LimitSettings) -> None:
     prompts = _prompts(request)
-    n = request.n or 1
+    n = 1 if request.n is None else request.n
     _bound("n", n, 1, limits.n)
     if n * prompts > limits.sequences:
         raise invalid(f"n times the number of prompts may be at most {limits.sequences} here.", "n")
@@ -59,8 +59,6 @@ def _prompts(request: GeneratingRequest) -> int:
     if not isinstance(request, TextRequest):
         return 1
     prompt = request.prompt
-    if prompt is None and request.prompt_embeds is None:
-        raise invalid("This field is required.", "prompt", "missing_field")
     if prompt in ("", [], [[]]) or (isinstance(prompt, list) and any(p in ("", []) for p in prompt)):
         raise invalid("A prompt may not be empty.", "prompt")
     if isinstance(prompt, list) and not isinstance(prompt[0], int):

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from jinja2 import TemplateError
 from starlette.exceptions import HTTPException
 from vllm.exceptions import VLLMError
 
@@ -84,5 +85,5 @@ def _handle_errors(app: FastAPI, state: State) -> None:
     app.exception_handler(HTTPException)(on_http)
     app.exception_handler(RequestValidationError)(on_validation)
     # vLLM raises its own errors for bad requests, and Python's for some.
-    for kind in (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError):
+    for kind in (VLLMError, TemplateError, ValueError, TypeError, OverflowError, NotImplementedError):
         app.exception_handler(kind)(on_failure)

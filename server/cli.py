@@ -50,7 +50,7 @@ def serve(arguments: Sequence[str]) -> int:
         use_config_file(_config_path(arguments, os.environ.get("DECANT_CONFIG")))
         settings = CliApp.run(ServeSettings, cli_args=list(arguments))
         configure(settings.log_level, settings.log_format)
-        prepare(len(settings.engine_table()), settings.threads_per_engine, settings.log_level)
+        prepare(len(settings.engine_table()), settings.threads_per_engine, settings.vllm_log_level)
 
         import uvloop
 

@@ -109,7 +109,7 @@ class ServeSettings(BaseSettings):
 
     model: CliPositionalArg[str | None] = Field(
         default=None,
-        description="Hugging Face id or local path to serve; the embedded models if left out and no engines are configured.",
+        description="Hugging Face id or local path to serve; left out, the embedded models.",
     )
     config: Path | None = Field(default=None, description="YAML file with any of these keys.")
     host: str = Field(
@@ -169,11 +169,13 @@ class ServeSettings(BaseSettings):
     death_grace_seconds: float = Field(
         default=3.0,
         ge=0,
-        description="After an engine died, how long /health answers 503 before the process exits.",
+        description="How long /health answers 503 after an engine died, before exiting.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info",
-        description="Least severe message to log; vLLM's own are logged from one level higher.",
+        default="info", description="Least severe message of Decant's own to log."
+    )
+    vllm_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="error", description="Least severe message of vLLM's to log."
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Shape of the log lines.")
 
@@ -202,8 +204,8 @@ class ServeSettings(BaseSettings):
             raise ValueError(f"api_keys_file {self.api_keys_file} is not a file")
         if self.host not in LOOPBACK and not self.keys() and not self.allow_no_api_key:
             raise ValueError(
-                f"host {self.host} is reachable from other machines, and no API key is configured: set api_keys or "
-                "api_keys_file, or say allow_no_api_key"
+                f"host {self.host} is reachable from other machines, and no API key is configured: "
+                "set api_keys or api_keys_file, or say allow_no_api_key"
             )
         return self
 

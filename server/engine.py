@@ -59,6 +59,7 @@ class DecodingEngine(EngineClient):
         """Outputs of one prompt, as AsyncLLM.generate yields them; `n` choices share it."""
         call = self._take_call(sampling_params)
         self._check_prompt(prompt)
+        self._check_priority(options.get("priority", 0))
         method = call.decoding.sequence_method()
         for engine_method in call.decoding.engine_methods():
             arguments = engine_method.engine_arguments()
@@ -90,6 +91,13 @@ class DecodingEngine(EngineClient):
             raise VLLMValidationError(
                 f"The prompt has {length} tokens; at most {self.prompt_tokens} are allowed.",
                 parameter="prompt",
+            )
+
+    def _check_priority(self, priority: int) -> None:
+        if priority and self.vllm_config.scheduler_config.policy != "priority":
+            raise VLLMValidationError(
+                "priority must be 0: this server's engines schedule first come, first served.",
+                parameter="priority",
             )
 
     async def _direct(

@@ -39,7 +39,7 @@ class Plan:
 
 
 def plan_engines(settings: ServeSettings) -> list[Plan]:
-    """Every engine with its arguments. Errors: ConfigError for a model, an argument or a guide that cannot be."""
+    """Every engine with its arguments. Errors: ConfigError for a model, argument or guide that cannot be."""
     table = settings.engine_table()
     plans = []
     for name, engine in table.items():
@@ -64,6 +64,7 @@ def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "max_logprobs": settings.limits.logprobs,
         "enable_prefix_caching": True,
+        "use_tqdm_on_load": settings.vllm_log_level in ("debug", "info"),
     }
     if current_platform.is_cpu():
         # vLLM's own default takes most of the machine, for each engine.
@@ -152,7 +153,7 @@ def create(plan: Plan, metrics: EngineMetrics) -> AsyncLLM:
 
 
 async def start_engines(plans: list[Plan], metrics: EngineMetrics) -> dict[str, AsyncLLM]:
-    """All engines, started side by side. If one fails the others are shut down and its ConfigError is raised."""
+    """All engines, started side by side. If one fails, the others are shut down and its error is raised."""
 
     async def start(plan: Plan) -> AsyncLLM:
         began = time.perf_counter()

@@ -7,7 +7,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prepare(engines: int, threads_per_engine: int | None, log_level: str) -> None:
+def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str) -> None:
     """Share the cores out among the engines, and keep vLLM from phoning home or flooding the log.
 
     Variables that are set already are left as they are. Without these, two engines on two cores spin against
@@ -23,7 +23,9 @@ def prepare(engines: int, threads_per_engine: int | None, log_level: str) -> Non
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "VLLM_LOGGING_LEVEL": {"debug": "INFO", "info": "WARNING"}.get(log_level, "ERROR"),
+        "VLLM_LOGGING_LEVEL": vllm_log_level.upper(),
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
     }
     for name, value in defaults.items():

@@ -111,33 +111,30 @@ REASONS = {
     "extra_forbidden": ("Unknown field", "unknown_field"),
     "finite_number": ("A finite number is required", "invalid_value"),
     "union_tag_not_found": ("The field 'method' is required here", "missing_field"),
+    "none_required": ("This version has no method for this layer; leave it out", "unsupported_field"),
+    # A validator's own words may quote the value.
+    "value_error": ("This value is not allowed", "invalid_value"),
+    "assertion_error": ("This value is not allowed", "invalid_value"),
 }
+LOOKED_AT = 100  # a union reports every branch it tried, so the first few errors tell as much as all
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """A 400 from pydantic's error list: the first error's field and reason, and how many more there are.
+    """A 400 from pydantic's error list: the field and reason of the error that tells most.
 
-    A union reports an error for every branch it tried; the error that lies deepest tells most.
+    Of a union's branches that is the one that got deepest, and a broken bound rather than another type.
     """
-    first = max(errors, key=lambda e: (e.get("type") != "value_error", len(_location(e)), -errors.index(e)))
+    first = max(
+        errors[:LOOKED_AT], key=lambda e: (len(_location(e)), not str(e.get("type")).endswith("_type"))
+    )
     param = ".".join(_location(first)) or None
-    reason, code = _reason(first)
-    if param and first.get("type") == "union_tag_invalid":
-        param += ".method"
-    fields = {".".join(_location(e)[:1]) for e in errors} - {(param or "").split(".")[0]}
-    more = f" ({len(fields)} more fields are at fault.)" if fields else ""
-    return invalid(f"{param}: {reason}.{more}" if param else f"{reason}.{more}", param, code)
-
-
-def _reason(error: Mapping[str, Any]) -> tuple[str, str]:
-    kind = str(error.get("type"))
+    kind = str(first.get("type"))
     if kind == "union_tag_invalid":
-        return f"Unknown method; allowed: {error['ctx']['expected_tags']}", "invalid_value"
-    if kind in REASONS:
-        return REASONS[kind]
-    if kind in ("value_error", "assertion_error"):  # a validator's own words, which may quote the value
-        return "This value is not allowed", "invalid_value"
-    return str(error.get("msg", "Invalid value")), "invalid_value"
+        param = f"{param}.method"
+        reason, code = f"Unknown method; allowed: {first['ctx']['expected_tags']}", "invalid_value"
+    else:
+        reason, code = REASONS.get(kind) or (str(first.get("msg", "Invalid value")), "invalid_value")
+    return invalid(f"{param}: {reason}." if param else f"{reason}.", param, code)
 
 
 def _location(error: Mapping[str, Any]) -> list[str]:

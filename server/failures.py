@@ -4,17 +4,41 @@ import re
 from typing import Any
 
 from fastapi import Request
+from pydantic import ValidationError
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMValidationError
 
 from server.engine import DecodingEngine
-from server.errors import ApiError, code_of
+from server.errors import ApiError, code_of, from_validation
 from server.scrub import scrub
 
 # '(parameter=stop, value=...)': vLLM appends what it was given to its validation errors.
 _QUOTED = re.compile(r" \(parameter=[\w.]+(, value=.*)?\)$|, value=.*\)$", re.DOTALL)
 INTERNAL = "The server failed to answer this request; its log says why."
+
+
+# What vLLM's messages are about when they name no parameter, and the fields that can be the cause.
+_SUBJECTS = (
+    (re.compile(r"context length|out of vocabulary|multimodal|[Pp]rompt"), ("messages", "prompt", "tokens")),
+    (
+        re.compile(r"[Gg]rammar|[Ss]chema|[Rr]egex|[Cc]hoice|structur"),
+        ("response_format", "structured_outputs", "tools"),
+    ),
+    (re.compile(r"pattern"), ("repetition_detection",)),
+    (re.compile(r"tool"), ("tool_choice", "tools")),
+)
+
+
+def infer_param(message: str, body: dict[str, Any]) -> str | None:
+    """The field of `body` that a message without a parameter is about: the one it begins with, or its subject."""
+    named = re.match(r"[`'\"]?([a-z][a-z_]*)\b", message)
+    if named is not None and named[1] in body:
+        return named[1]
+    for subject, fields in _SUBJECTS:
+        if subject.search(message):
+            return next((field for field in fields if field in body), None)
+    return None
 
 
 class Failures:
@@ -28,6 +52,8 @@ class Failures:
     def from_exception(self, error: Exception) -> ApiError:
         if isinstance(error, ApiError):
             return error
+        if isinstance(error, ValidationError):  # vLLM validates some of a message only when it reads it
+            return from_validation(error.errors(include_url=False, include_input=False))
         if isinstance(error, VLLMValidationError):  # its str() quotes the value
             return self._error(400, str(error.args[0]), error.parameter)
         return self.from_vllm(create_error_response(error))
@@ -54,7 +80,9 @@ class Failures:
         if status >= 500 and status not in (501, 503):
             return ApiError(status, INTERNAL, code="internal_error")
         message = _QUOTED.sub("", message)
-        message = scrub(message, getattr(self.request.state, "body", None), self.vocabulary)
+        body = getattr(self.request.state, "body", None) or {}
+        param = param or infer_param(message, body)
+        message = scrub(message, body, self.vocabulary)
         headers = {"Retry-After": "2"} if status == 503 else None
         code = "overloaded" if status == 503 else code_of(status)
         return ApiError(status, message, code=code, param=param, headers=headers)

@@ -133,7 +133,7 @@ class Service:
 
     async def _watch_engines(self) -> None:
         """When an engine dies: fail /health for a while, so that probes see it, then end the process."""
-        while not (dead := self.state.engine.dead_engines()):
+        while not (dead := self.state.engine.dead_engines()):  # noqa: ASYNC110 (vLLM has no event)
             await asyncio.sleep(WATCH)
         self.status = 1
         self.state.slots.draining = True

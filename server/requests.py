@@ -1,9 +1,9 @@
 """Request bodies of the two generating routes: vLLM's own, plus `decoding`, minus what would be ignored."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionToolsParam
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.renderers.chat_utils import ChatCompletionMessageParam
 from vllm.sampling_params import SamplingParams
@@ -25,8 +25,23 @@ REFUSED = {
     "verbosity": "say so in the prompt",
     "web_search_options": "this server has no web search",
 }
-# vLLM's fields that act only with a deployment feature Decant does not start.
-DISAGGREGATED = ("kv_transfer_params", "ec_transfer_params")
+# vLLM's fields that act only with something Decant does not run or does not let a client choose.
+CLOSED = {
+    "chat_template": "the server's own chat template is used",
+    "ec_transfer_params": "this server runs no disaggregated engines",
+    "kv_transfer_params": "this server runs no disaggregated engines",
+    "media_io_kwargs": "clients may not choose how media are loaded",
+    "mm_processor_kwargs": "clients may not choose how media are processed",
+    "prompt_embeds": "send text or token ids",
+}
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+SCALARS = {
+    "allowed_token_ids": int,
+    "bad_words": str,
+    "logprob_token_ids": int,
+    "stop": str,
+    "stop_token_ids": int,
+}
 
 
 class _DecodingMixin:
@@ -44,16 +59,16 @@ class _DecodingMixin:
         data = {key: value for key, value in data.items() if value is not None}
         known = cls.model_fields  # type: ignore[attr-defined]
         for key, value in data.items():
-            if key in known or key in INERT:
-                continue
-            _require_harmless(key, value)
-        for key in DISAGGREGATED:
-            if key in data:
-                raise invalid("This server runs no disaggregated engines; leave the field out.", key)
-        if isinstance(data.get("stream_options"), dict):
-            data["stream_options"] = {k: v for k, v in data["stream_options"].items() if v is not None}
-        if data.get("stream_options") == {} and not data.get("stream"):
-            del data["stream_options"]
+            if key in CLOSED:
+                raise invalid(f"'{key}' cannot be sent here: {CLOSED[key]}.", key, "unsupported_field")
+            if key not in known and key not in INERT:
+                _require_harmless(key, value)
+        _require_shape(data)
+        options = data.get("stream_options")
+        if isinstance(options, dict):
+            data["stream_options"] = {k: v for k, v in options.items() if v is not None}
+            if not data["stream_options"] and not data.get("stream"):
+                del data["stream_options"]
         return data
 
     def to_sampling_params(self, *args: Any, **kwargs: Any) -> SamplingParams:
@@ -80,10 +95,44 @@ def _require_harmless(key: str, value: Any) -> None:
         raise invalid(f"Unknown field: {key[:64]}.", key, "unknown_field")
 
 
+def _ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _strings(value: list[Any]) -> bool:
+    return all(type(item) is str for item in value)
+
+
+def _require_shape(data: dict[str, Any]) -> None:
+    """Stop at the first wrong item of a long list: pydantic would gather an error for each, in memory."""
+    for key, kind in SCALARS.items():
+        items = data.get(key)
+        if isinstance(items, list) and not all(type(item) is kind for item in items):
+            raise invalid(f"{key}: Every item must be {'an integer' if kind is int else 'a string'}.", key)
+    bias = data.get("logit_bias")
+    if isinstance(bias, dict) and not all(type(value) in (int, float) for value in bias.values()):
+        raise invalid("logit_bias: Every value must be a number.", "logit_bias")
+    prompt = data.get("prompt")
+    if isinstance(prompt, list) and not (_ids(prompt) or _strings(prompt) or all(map(_ids, prompt))):
+        raise invalid("prompt: A string, token ids, or a list of either is required.", "prompt")
+    messages = data.get("messages")
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in ROLES:
+            param = f"messages.{index}.role"
+            raise invalid(f"{param}: A message needs a role, one of: {', '.join(ROLES)}.", param)
+
+
+Ids = list[Annotated[int, Field(ge=0)]]
+
+
 class ChatRequest(_DecodingMixin, ChatCompletionRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatCompletionMessageParam] = Field(min_length=1, description="The conversation so far.")
+    messages: list[ChatCompletionMessageParam] = Field(
+        min_length=1, fail_fast=True, description="The conversation so far."
+    )
+    tools: list[ChatCompletionToolsParam] | None = Field(default=None, fail_fast=True)
     decoding: DecodingRequest | None = Field(  # type: ignore[valid-type]
         default=None, description="Decoding methods, at most one a layer; see GET /v1/decoding/methods."
     )
@@ -92,6 +141,9 @@ class ChatRequest(_DecodingMixin, ChatCompletionRequest):
 class TextRequest(_DecodingMixin, CompletionRequest):
     """`POST /v1/completions`."""
 
+    prompt: str | Ids | list[str] | list[Ids] = Field(
+        description="A prompt or several, as text or as token ids."
+    )
     decoding: DecodingRequest | None = Field(  # type: ignore[valid-type]
         default=None, description="Decoding methods, at most one a layer; see GET /v1/decoding/methods."
     )

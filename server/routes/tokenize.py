@@ -10,6 +10,7 @@ from vllm.entrypoints.serve.tokenize.protocol import (
 )
 
 from server.body import JsonRoute
+from server.errors import invalid
 from server.failures import Failures
 from server.routes import Shared, State
 from server.schemas import ERRORS
@@ -26,6 +27,9 @@ async def tokenize(body: TokenizeRequest, request: Request, state: Shared) -> Re
 @router.post("/detokenize", response_model=DetokenizeResponse)
 async def detokenize(body: DetokenizeRequest, request: Request, state: Shared) -> Response:
     """The text of token ids."""
+    size = state.engine.model_config.get_vocab_size()
+    if any(token >= size for token in body.tokens):
+        raise invalid(f"Every token id must be below {size}, the vocabulary's size.", "tokens")
     return _reply(await state.handlers.tokenization.create_detokenize(body, request), request, state)
 
 
