@@ -1,5 +1,7 @@
 """What Decant adds to every vLLM process: the entry point of the group `vllm.general_plugins`."""
 
+import logging
+
 import torch
 
 
@@ -9,5 +11,7 @@ def register() -> None:
     bf16 matrix products on a CPU with AMX raise SIGILL in a process that has not asked the kernel for the
     tile registers first; vLLM 0.32 does not ask.
     """
+    # torch.library notes at start that Triton is missing, which on a CPU it should be.
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     if not torch.cuda.is_available() and torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()

@@ -48,8 +48,6 @@ def check_limits(request: GeneratingRequest, limits: LimitSettings) -> None:
         value = getattr(request, name, None)
         if value is not None and not isinstance(value, bool):
             _bound(name, value, 0, limits.logprobs)
-    if isinstance(request.stop, list) and len(request.stop) > limits.stop:
-        raise invalid(f"At most {limits.stop} stop strings are allowed.", "stop")
     _check_logit_bias(request.logit_bias, limits.logit_bias)
     if any(name.startswith("decant.") for name in request.vllm_xargs or {}):
         raise invalid("Names that begin with 'decant.' are reserved.", "vllm_xargs")

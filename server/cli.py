@@ -50,7 +50,12 @@ def serve(arguments: Sequence[str]) -> int:
         use_config_file(_config_path(arguments, os.environ.get("DECANT_CONFIG")))
         settings = CliApp.run(ServeSettings, cli_args=list(arguments))
         configure(settings.log_level, settings.log_format)
-        prepare(len(settings.engine_table()), settings.threads_per_engine, settings.vllm_log_level)
+        prepare(
+            engines=len(settings.engine_table()),
+            threads_per_engine=settings.threads_per_engine,
+            vllm_log_level=settings.vllm_log_level,
+            stop_strings=settings.limits.stop,
+        )
 
         import uvloop
 

@@ -86,7 +86,7 @@ class LimitSettings(BaseModel):
         default=None, ge=1, description="Longest prompt in tokens; the model's context if left out."
     )
     logprobs: int = Field(default=20, ge=0, description="Largest logprobs, top_logprobs and prompt_logprobs.")
-    stop: int = Field(default=16, ge=1, description="Most stop strings; OpenAI's own limit is 4.")
+    stop: int = Field(default=4, ge=1, description="Most stop strings.")
     logit_bias: int = Field(default=1024, ge=0, description="Most entries in logit_bias.")
 
 

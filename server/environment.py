@@ -7,7 +7,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str) -> None:
+def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str, stop_strings: int) -> None:
     """Share the cores out among the engines, and keep vLLM from phoning home or flooding the log.
 
     Variables that are set already are left as they are. Without these, two engines on two cores spin against
@@ -26,6 +26,7 @@ def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str) -
         "VLLM_LOGGING_LEVEL": vllm_log_level.upper(),
         "PYTHONWARNINGS": "ignore::FutureWarning",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "VLLM_MAX_STOP_STRINGS": str(stop_strings),
         "TOKENIZERS_PARALLELISM": "false",
     }
     for name, value in defaults.items():

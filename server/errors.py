@@ -116,6 +116,9 @@ REASONS = {
     "value_error": ("This value is not allowed", "invalid_value"),
     "assertion_error": ("This value is not allowed", "invalid_value"),
 }
+BOUNDS = frozenset(
+    {"too_long", "too_short", "greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+)
 LOOKED_AT = 100  # a union reports every branch it tried, so the first few errors tell as much as all
 
 
@@ -124,9 +127,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 
     Of a union's branches that is the one that got deepest, and a broken bound rather than another type.
     """
-    first = max(
-        errors[:LOOKED_AT], key=lambda e: (len(_location(e)), not str(e.get("type")).endswith("_type"))
-    )
+    first = max(errors[:LOOKED_AT], key=lambda e: (len(_location(e)), e.get("type") in BOUNDS))
     param = ".".join(_location(first)) or None
     kind = str(first.get("type"))
     if kind == "union_tag_invalid":

@@ -31,7 +31,7 @@ _SUBJECTS = (
 
 
 def infer_param(message: str, body: dict[str, Any]) -> str | None:
-    """The field of `body` that a message without a parameter is about: the one it begins with, or its subject."""
+    """The field of `body` a message without a parameter is about: the one it begins with, or its subject."""
     named = re.match(r"[`'\"]?([a-z][a-z_]*)\b", message)
     if named is not None and named[1] in body:
         return named[1]

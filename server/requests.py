@@ -121,6 +121,11 @@ def _require_shape(data: dict[str, Any]) -> None:
         if not isinstance(role, str) or role not in ROLES:
             param = f"messages.{index}.role"
             raise invalid(f"{param}: A message needs a role, one of: {', '.join(ROLES)}.", param)
+        content = message.get("content")
+        parts = content if isinstance(content, list) else ()
+        if not isinstance(content, str | list | None) or not all(isinstance(part, dict) for part in parts):
+            param = f"messages.{index}.content"
+            raise invalid(f"{param}: A string or a list of content parts is required.", param)
 
 
 Ids = list[Annotated[int, Field(ge=0)]]
