@@ -57,8 +57,6 @@ def _prompts(request: GeneratingRequest) -> int:
     if not isinstance(request, TextRequest):
         return 1
     prompt = request.prompt
-    if prompt in ("", [], [[]]) or (isinstance(prompt, list) and any(p in ("", []) for p in prompt)):
-        raise invalid("A prompt may not be empty.", "prompt")
     if isinstance(prompt, list) and not isinstance(prompt[0], int):
         return len(prompt)
     return 1

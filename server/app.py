@@ -15,7 +15,7 @@ from server.admission import Slots
 from server.auth import KeyRing, RequireKey
 from server.config import ServeSettings
 from server.engine import DecodingEngine
-from server.errors import ApiError, code_of, from_validation
+from server.errors import ApiError, code_of, crashed, from_validation
 from server.failures import Failures
 from server.metrics import EngineMetrics
 from server.middleware import BodyLimit, RequestContext
@@ -82,6 +82,10 @@ def _handle_errors(app: FastAPI, state: State) -> None:
     async def on_failure(request: Request, error: Any) -> Response:
         return Failures(state.engine, request, state.vocabulary).from_exception(error).response()
 
+    async def on_crash(request: Request, error: Any) -> Response:
+        return crashed().response()  # RequestContext logs it
+
+    app.exception_handler(Exception)(on_crash)
     app.exception_handler(HTTPException)(on_http)
     app.exception_handler(RequestValidationError)(on_validation)
     # vLLM raises its own errors for bad requests, and Python's for some.

@@ -87,6 +87,11 @@ def unavailable(message: str, code: str, retry_after: int) -> ApiError:
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code=code, headers=headers)
 
 
+def crashed() -> ApiError:
+    """500 for a defect of ours; the log says which."""
+    return ApiError(500, "The server failed to answer this request; its log says why.", code="internal_error")
+
+
 CODES = {
     400: "invalid_value",
     401: "invalid_api_key",

@@ -10,12 +10,11 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMValidationError
 
 from server.engine import DecodingEngine
-from server.errors import ApiError, code_of, from_validation
+from server.errors import ApiError, code_of, crashed, from_validation
 from server.scrub import scrub
 
 # '(parameter=stop, value=...)': vLLM appends what it was given to its validation errors.
 _QUOTED = re.compile(r" \(parameter=[\w.]+(, value=.*)?\)$|, value=.*\)$", re.DOTALL)
-INTERNAL = "The server failed to answer this request; its log says why."
 
 
 # What vLLM's messages are about when they name no parameter, and the fields that can be the cause.
@@ -78,7 +77,7 @@ class Failures:
                 param=param,
             )
         if status >= 500 and status not in (501, 503):
-            return ApiError(status, INTERNAL, code="internal_error")
+            return crashed()
         message = _QUOTED.sub("", message)
         body = getattr(self.request.state, "body", None) or {}
         param = param or infer_param(message, body)

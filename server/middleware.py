@@ -9,7 +9,7 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError
+from server.errors import ApiError, crashed
 from server.logs import REQUEST_ID
 from server.metrics import METRICS
 
@@ -36,8 +36,7 @@ class RequestContext:
         except Exception:
             logger.exception("unhandled error")
             if not exchange.started:
-                error = ApiError(500, "The server failed to answer this request.", code="internal_error")
-                await error.response()(scope, receive, exchange.send)
+                await crashed().response()(scope, receive, exchange.send)
         finally:
             exchange.finish()
             REQUEST_ID.reset(token)

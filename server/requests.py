@@ -113,6 +113,8 @@ def _require_shape(data: dict[str, Any]) -> None:
     if isinstance(bias, dict) and not all(type(value) in (int, float) for value in bias.values()):
         raise invalid("logit_bias: Every value must be a number.", "logit_bias")
     prompt = data.get("prompt")
+    if prompt in ("", []) or (isinstance(prompt, list) and any(item in ("", []) for item in prompt)):
+        raise invalid("prompt: A prompt may not be empty.", "prompt")
     if isinstance(prompt, list) and not (_ids(prompt) or _strings(prompt) or all(map(_ids, prompt))):
         raise invalid("prompt: A string, token ids, or a list of either is required.", "prompt")
     messages = data.get("messages")

@@ -1,5 +1,6 @@
 """Takes the caller's own input out of messages that vLLM and its libraries wrote."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +20,14 @@ def scrub(message: str, body: Any, vocabulary: frozenset[str]) -> str:
     for value in sorted(set(_leaves(body)) - vocabulary, key=len, reverse=True):
         for form in {value, repr(value)[1:-1], value.strip()}:
             if len(form) >= SHORTEST:
-                message = _remove(message, form)
+                inside = any(form in word for word in vocabulary)
+                message = _remove_word(message, form) if inside else _remove(message, form)
     return message
+
+
+def _remove_word(message: str, value: str) -> str:
+    """Remove a value that is also part of a word of the API only where it stands alone."""
+    return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", message)
 
 
 def _remove(message: str, value: str) -> str:

@@ -1,0 +1,80 @@
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from server.auth import KeyRing, RequireKey
+
+
+def client(*keys: str, open_paths: frozenset[str] = frozenset()) -> httpx.AsyncClient:
+    async def answer(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("in")
+
+    routes = [Route(path, answer) for path in ("/", "/health", "/ready", "/metrics", "/v1/models")]
+    app = RequireKey(Starlette(routes=routes), KeyRing(keys), open_paths)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+
+
+async def status(http: httpx.AsyncClient, path: str, *authorization: str) -> int:
+    headers = [("Authorization", value) for value in authorization]
+    return (await http.get(path, headers=headers)).status_code
+
+
+@pytest.mark.parametrize("key", ["first", "second"])
+async def test_any_configured_key_opens_every_route(key: str) -> None:
+    http = client("first", "second")
+    assert await status(http, "/v1/models", f"Bearer {key}") == 200
+    assert await status(http, "/v1/models", f"bearer {key}") == 200
+    assert await status(http, "/nowhere", f"Bearer {key}") == 404
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        [],
+        ["Bearer "],
+        ["Bearer wrong"],
+        ["Basic first"],
+        ["first"],
+        ["Bearer first", "Bearer first"],
+        ["Bearer first x"],
+    ],
+)
+async def test_anything_else_is_401(authorization: list[str]) -> None:
+    http = client("first")
+    for path in ("/v1/models", "/metrics", "/", "/nowhere", "//health", "/health/", "/health%00", "/Health"):
+        assert await status(http, path, *authorization) == 401, path
+
+
+async def test_open_paths_need_no_key() -> None:
+    http = client("first", open_paths=frozenset({"/metrics"}))
+    assert [await status(http, path) for path in ("/health", "/ready", "/metrics", "/")] == [
+        200,
+        200,
+        200,
+        401,
+    ]
+
+
+async def test_without_keys_everything_is_open() -> None:
+    assert await status(client(), "/v1/models") == 200
+
+
+async def test_the_refusal_has_openais_shape_and_hides_the_key() -> None:
+    response = await client("first").get("/v1/models", headers={"Authorization": "Bearer GUESS"})
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert "GUESS" not in response.text
+
+
+async def test_a_websocket_is_closed() -> None:
+    sent = []
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    app = RequireKey(Starlette(), KeyRing(["first"]), frozenset())
+    await app({"type": "websocket", "path": "/x", "headers": []}, None, send)  # type: ignore[arg-type]
+    assert sent == [{"type": "websocket.close", "code": 1008}]

@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from server.config import ConfigError, ServeSettings, check_variables, use_config_file
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for variable in [name for name in os.environ if name.startswith("DECANT_")]:
+        monkeypatch.delenv(variable)
+    use_config_file(None)
+
+
+def parse(*flags: str) -> ServeSettings:
+    return CliApp.run(ServeSettings, cli_args=list(flags))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flags_beat_variables_beat_the_file_beats_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_config_file(write(tmp_path / "c.yaml", "port: 1\nlimits: {n: 1, logprobs: 1}\nlog_level: error\n"))
+    assert (parse().port, parse().limits.n, parse().log_level) == (1, 1, "error")
+    monkeypatch.setenv("DECANT_PORT", "2")
+    monkeypatch.setenv("DECANT_LIMITS__N", "2")
+    assert (parse().port, parse().limits.n, parse().limits.logprobs) == (2, 2, 1)
+    assert parse("--port", "3", "--limits.n", "3").port == 3
+    assert parse("--limits.n", "3").limits.model_dump(include={"n", "logprobs"}) == {"n": 3, "logprobs": 1}
+
+
+def test_without_a_model_the_embedded_family_is_served() -> None:
+    settings = parse()
+    assert settings.is_embedded
+    assert settings.model_name() == "demo"
+    assert {name: engine.model for name, engine in settings.engine_table().items()} == {
+        "base": "embedded:base",
+        "small": "embedded:small",
+    }
+    assert settings.engine_table()["base"].guides == {"polite": "embedded:polite", "brief": "embedded:brief"}
+    assert "demo:small" in settings.preset_table()
+
+
+def test_a_model_is_served_under_its_own_name_or_the_one_given() -> None:
+    assert parse("Qwen/Qwen3-8B").model_name() == "Qwen/Qwen3-8B"
+    assert parse("Qwen/Qwen3-8B", "--served-model-name", "q").model_name() == "q"
+    assert list(parse("Qwen/Qwen3-8B").engine_table()) == ["base"]
+    assert parse("Qwen/Qwen3-8B").preset_table() == {}
+
+
+def test_engine_arguments_from_flags_have_their_types() -> None:
+    settings = parse(
+        "--engine-args", "max-model-len=4096", "--engine-args", "dtype=float32,enforce_eager=true"
+    )
+    assert settings.engine_args == {"max_model_len": 4096, "dtype": "float32", "enforce_eager": True}
+
+
+def test_engines_and_presets_from_a_file(tmp_path: Path) -> None:
+    text = """
+engines:
+  big: {model: a/b, args: {max_model_len: 512}}
+  tiny: {model: a/c}
+default_engine: tiny
+presets:
+  quick: {decoding: {sequence: {method: plain, engine: tiny}}, description: fast}
+"""
+    use_config_file(write(tmp_path / "c.yaml", text))
+    settings = parse()
+    assert settings.default_engine_name() == "tiny"
+    assert settings.model_name() == "a/c"
+    assert settings.preset_table()["a/c:quick"].decoding.sequence.engine == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("prot: 1", "prot"),
+        ("limits: {nn: 1}", "limits.nn"),
+        ("engines: {a: {model: x, modle: y}}", "engines.a.modle"),
+        ("presets: {a: {decoding: {sequence: {method: nope}}}}", "presets.a.decoding.sequence.method"),
+        ("limits: {n: 0}", "limits.n"),
+        ("engines: {'a b': {model: x}}", "engines.a b.[key]"),
+    ],
+)
+def test_unknown_keys_and_bad_values_are_errors_that_name_the_key(
+    tmp_path: Path, text: str, where: str
+) -> None:
+    use_config_file(write(tmp_path / "c.yaml", text))
+    with pytest.raises(ValidationError) as caught:
+        parse()
+    assert where in [".".join(map(str, error["loc"])) for error in caught.value.errors()]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--host", "0.0.0.0"], "no API key"),
+        (["m", "--engines", '{"a": {"model": "x"}}'], "not both"),
+        (["--default-engine", "huge"], "base, small"),
+        (["--api-keys-file", "/no/such/file"], "is not a file"),
+        (["--port", "70000"], "65535"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(flags: list[str], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        parse(*flags)
+
+
+def test_beyond_loopback_with_a_key_or_on_purpose() -> None:
+    assert parse("--host", "0.0.0.0", "--api-keys", "k").keys() == ["k"]
+    assert parse("--host", "0.0.0.0", "--allow-no-api-key").keys() == []
+
+
+def test_keys_come_from_settings_and_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "keys", "# ours\nalpha\n\nbeta # of the lab\n")
+    assert parse("--api-keys", "one,two", "--api-keys-file", str(path)).keys() == [
+        "one",
+        "two",
+        "alpha",
+        "beta",
+    ]
+
+
+def test_keys_are_not_shown() -> None:
+    assert "sesame" not in repr(parse("--api-keys", "sesame"))
+
+
+def test_a_variable_that_sets_nothing_is_an_error_with_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"DECANT_PROT.*DECANT_PORT"):
+        check_variables({"DECANT_PROT": "1"})
+    check_variables({"DECANT_LIMITS__N": "1", "DECANT_PORT": "1", "OTHER": "x"})
+
+
+def test_a_missing_configuration_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a file"):
+        use_config_file(tmp_path / "none.yaml")

@@ -1,0 +1,100 @@
+import json
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+
+from decoders.report import Report
+from server.streaming import DONE, EventStream, error_of, relay
+
+
+def chunk(**fields: Any) -> str:
+    return f"data: {json.dumps(fields, separators=(',', ':'))}\n\n"
+
+
+TOKEN = chunk(choices=[{"delta": {"content": 'say "finish_reason":"stop"'}, "finish_reason": None}])
+LAST = chunk(choices=[{"delta": {}, "finish_reason": "stop"}])
+USAGE = chunk(choices=[], usage={"total_tokens": 3})
+
+
+async def events(*items: str) -> AsyncGenerator[str, None]:
+    for item in items:
+        yield item
+
+
+async def relayed(report: Report | None, first: str, *rest: str) -> list[str]:
+    return [
+        event
+        async for event in relay(first, events(*rest), report, lambda body: {"mapped": body["error"]["code"]})
+    ]
+
+
+def report() -> Report:
+    report = Report()
+    report.add_tokens("base", 3)
+    return report
+
+
+async def test_without_a_report_the_stream_is_untouched() -> None:
+    stream = [TOKEN, TOKEN, LAST, USAGE, DONE]
+    assert await relayed(None, *stream) == stream
+
+
+async def test_the_report_rides_on_the_last_event_only() -> None:
+    for ending in ([LAST], [LAST, USAGE], [LAST, LAST]):
+        out = await relayed(report(), TOKEN, *ending, DONE)
+        assert out[0] == TOKEN
+        assert out[-1] == DONE
+        assert [("decoding" in json.loads(event[6:])) for event in out[:-1]] == [False] * len(ending) + [True]
+        assert json.loads(out[-2][6:])["decoding"] == {"sequence": {"tokens": {"base": 3}}}
+        without = json.loads(out[-2][6:])
+        del without["decoding"]
+        assert without == json.loads(ending[-1][6:])
+
+
+async def test_tokens_are_not_held_back() -> None:
+    reached: list[str] = []
+
+    async def source() -> AsyncGenerator[str, None]:
+        yield TOKEN
+        reached.append("second")
+        yield LAST
+        yield DONE
+
+    stream = relay(TOKEN, source(), report(), dict)
+    assert [await anext(stream), await anext(stream)] == [TOKEN, TOKEN]
+    assert reached == []
+
+
+async def test_an_error_event_is_mapped() -> None:
+    broken = chunk(error={"code": 500, "message": "MARKER"})
+    assert error_of(broken) == {"error": {"code": 500, "message": "MARKER"}}
+    assert error_of(TOKEN) is None
+    assert await relayed(report(), TOKEN, broken, DONE) == [TOKEN, 'data: {"mapped": 500}\n\n', DONE]
+
+
+async def test_a_stream_that_never_starts_still_ends_its_source_and_gives_back_its_slot() -> None:
+    ended: list[str] = []
+
+    async def source() -> AsyncGenerator[str, None]:
+        try:
+            yield TOKEN
+            await anyio.sleep_forever()
+        finally:
+            ended.append("source")
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        await anyio.sleep_forever()
+
+    events = source()
+    first = await anext(events)
+    held = AsyncExitStack()
+    held.callback(ended.append, "slot")
+    stream = EventStream(relay(first, events, None, dict), [events], held)
+    with anyio.fail_after(5):
+        await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, send)
+    assert ended == ["source", "slot"]
