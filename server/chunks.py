@@ -29,14 +29,23 @@ def core_output(request_id: str, chunk: Chunk) -> EngineCoreOutput:
 
 
 def logprobs_lists(rows: list[dict[int, Logprob]]) -> LogprobsLists:
-    """Per-token dicts, sampled token first, as the arrays `[tokens, width]` an engine core sends."""
-    width = max(map(len, rows))
+    """Per-token dicts as the arrays `[tokens, 1 + top]` an engine core sends.
+
+    The first column is the sampled token, the others are the most likely ones in order of rank; vLLM gives
+    column i the rank i, so the sampled token stands twice where it is among them.
+    """
+    columns = []
+    for row in rows:
+        sampled, first = next(iter(row.items()))
+        ranked = sorted(row.items(), key=lambda item: item[1].rank or 0)
+        top = [item for item in ranked if item[0] != sampled or (first.rank or 0) <= len(row)]
+        columns.append([(sampled, first), *(top if len(row) > 1 or first.rank == 1 else [])])
+    width = max(map(len, columns))
     ids: Any = np.zeros((len(rows), width), np.int32)
     values: Any = np.full((len(rows), width), -np.inf, np.float32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = list(row)
-        values[i, : len(row)] = [logprob.logprob for logprob in row.values()]
-        ids[i, len(row) :] = ids[i, 0]
-        values[i, len(row) :] = values[i, 0]
-    ranks = np.array([next(iter(row.values())).rank for row in rows], np.int32)
+    for i, column in enumerate(columns):
+        padded = column + [column[0]] * (width - len(column))
+        ids[i] = [token for token, _ in padded]
+        values[i] = [logprob.logprob for _, logprob in padded]
+    ranks = np.array([column[0][1].rank for column in columns], np.int32)
     return LogprobsLists(ids, values, ranks)

@@ -98,12 +98,19 @@ def _require_cache_methods(name: str, engine: EngineSettings) -> None:
             raise ConfigError(f"engine {name}: unknown cache method {method!r}; known: {allowed}")
 
 
+def _reason(error: Exception) -> str:
+    """The line of an error that says most: pydantic's and the hub's come after a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = lines[1:]
+    return lines[0].split(" [type=")[0].removeprefix("Value error, ") if lines else type(error).__name__
+
+
 def _tokenizer(path: str, who: str) -> Any:
     try:
         return get_tokenizer(path)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ConfigError(f"{who}: model {path} cannot be found or has no tokenizer ({reason})") from error
+        raise ConfigError(f"{who}: no model or no tokenizer at {path}: {_reason(error)}") from error
 
 
 def _require_one_vocabulary(plans: list[Plan], default: str) -> None:
@@ -146,7 +153,7 @@ def create(plan: Plan, metrics: EngineMetrics) -> AsyncLLM:
     except ConfigError:
         raise
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = _reason(error)
         raise ConfigError(
             f"engine {plan.name}: {plan.settings.model} could not be started: {reason}"
         ) from error
