@@ -19,8 +19,9 @@ THREAD = ThreadPoolExecutor(1, thread_name_prefix="engine-cores")
 
 
 class ThreadedClient(InprocClient):
-    """Every call on any engine core runs on one thread: vLLM's CPU attention keeps scratch memory in the
-    process, so two cores stepping at once in one process would write into each other's.
+    """Every call on any engine core runs on one thread.
+
+    vLLM's CPU attention keeps scratch memory in the process; two cores that step at once write into it both.
     """
 
     def __init__(self, *args: Any) -> None:
