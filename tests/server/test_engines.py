@@ -1,0 +1,123 @@
+"""What is checked before an engine is started, and what the operator then reads."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.parser import text_string_to_metric_families
+
+from server import embedded
+from server.config import ConfigError, EngineSettings, ServeSettings
+from server.engine import DecodingEngine
+from server.engines import plan_engines
+from server.lifecycle import bind
+from server.metrics import EngineMetrics, exposition
+from server.models import locate, weight_bytes
+
+SMALL = {"model": "embedded:small"}
+
+
+def settings(engines: dict[str, Any], **fields: Any) -> ServeSettings:
+    table = {name: EngineSettings.model_validate(engine) for name, engine in engines.items()}
+    return ServeSettings(model=None, engines=table, **fields)
+
+
+@pytest.fixture
+def other_vocabulary(tmp_path: Path) -> Path:
+    """The small model with two tokens swapped: same size, other content."""
+    folder = tmp_path / "other"
+    shutil.copytree(embedded.path("small"), folder)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    return folder
+
+
+def test_the_embedded_engines_are_planned() -> None:
+    plans = plan_engines(ServeSettings(model=None))
+    assert [plan.name for plan in plans] == ["base", "small"]
+    assert all(Path(plan.path).is_dir() for plan in plans)
+
+
+def test_engine_arguments_override_the_common_ones() -> None:
+    engines = {"a": {**SMALL, "args": {"max_num_seqs": 3}}, "b": SMALL}
+    plans = plan_engines(settings(engines, engine_args={"max_num_seqs": 5, "dtype": "float32"}))
+    assert [plan.arguments["max_num_seqs"] for plan in plans] == [3, 5]
+    assert plans[0].arguments["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        ({"model": "embedded:huge"}, "the embedded models are base, small, polite, brief"),
+        ({"model": "/no/such/folder"}, "no such folder"),
+        ({"model": "./nowhere"}, "no such folder"),
+        ({"model": "not a model"}, "no such folder"),
+        ({**SMALL, "args": {"max_model_length": 5}}, "did you mean max_model_len"),
+        ({**SMALL, "args": {"model": "x"}}, "no engine argument 'model' to set here"),
+        ({**SMALL, "cache_methods": ["shrink"]}, "unknown cache method 'shrink'"),
+        ({**SMALL, "guides": {"g": "/no/guide"}}, "no such folder"),
+        ({**SMALL, "args": {"kv_cache_memory_bytes": 1 << 50}}, "not enough memory"),
+    ],
+)
+def test_what_cannot_be_started_is_said_in_one_line(engine: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        plan_engines(settings({"base": engine}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        locate(str(tmp_path))
+
+
+def test_a_guide_or_engine_with_another_vocabulary_is_refused(other_vocabulary: Path) -> None:
+    engines: dict[str, Any] = {"base": {**SMALL, "guides": {"odd": str(other_vocabulary)}}}
+    with pytest.raises(ConfigError, match=r"guide odd of engine base.*another vocabulary"):
+        plan_engines(settings(engines))
+    with pytest.raises(ConfigError, match=r"engine odd.*another vocabulary"):
+        plan_engines(settings({"base": SMALL, "odd": {"model": str(other_vocabulary)}}))
+    plan_engines(settings({"base": {**SMALL, "guides": {"same": "embedded:polite"}}}))
+
+
+def test_a_hub_id_is_left_to_vllms_loader() -> None:
+    assert locate("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
+    assert weight_bytes("Qwen/Qwen3-8B") == 0
+    assert weight_bytes(str(embedded.path("small"))) > 1_000_000
+
+
+def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="choose another --port"):
+            bind("127.0.0.1", taken.getsockname()[1])
+
+
+def test_the_metrics_of_all_engines_stand_side_by_side() -> None:
+    engines = EngineMetrics()
+    for name, count in (("base", 2), ("small", 5)):
+        Counter("vllm:tokens", "Tokens", registry=engines.registry(name)).inc(count)
+    text = exposition(engines).decode()
+    assert text.count("# TYPE vllm:tokens_total counter") == 1
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    samples = {
+        s.labels["decant_engine"]: s.value
+        for s in families["vllm:tokens"].samples
+        if s.name.endswith("_total")
+    }
+    assert samples == {"base": 2, "small": 5}
+    assert isinstance(engines.registry("base"), CollectorRegistry)
+
+
+async def test_each_real_engine_counts_its_own_tokens(engine: DecodingEngine) -> None:
+    for name, one in engine.engines.items():
+        assert one.logger_manager is not None, name
+    assert len({id(one.logger_manager) for one in engine.engines.values()}) == len(engine.engines)
