@@ -4,6 +4,8 @@ import logging
 
 import torch
 
+from decoders import engine_process
+
 
 def register() -> None:
     """Called by vLLM once in each process (server, engine core, worker).
@@ -11,6 +13,7 @@ def register() -> None:
     bf16 matrix products on a CPU with AMX raise SIGILL in a process that has not asked the kernel for the
     tile registers first; vLLM 0.32 does not ask.
     """
+    engine_process.settle()
     # torch.library notes at start that Triton is missing, which on a CPU it should be.
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     if not torch.cuda.is_available() and torch.cpu._is_amx_tile_supported():

@@ -17,6 +17,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from decoders.engine_process import MARK
 from decoders.request import DecodingRequest
 
 EMBEDDED = "embedded:"
@@ -253,7 +254,7 @@ class ServeSettings(BaseSettings):
 def check_variables(environ: Mapping[str, str] = os.environ) -> None:
     """Raise ConfigError for a DECANT_* variable that sets nothing."""
     prefix = "DECANT_"
-    known = {name.upper() for name in ServeSettings.model_fields}
+    known = {name.upper() for name in ServeSettings.model_fields} | {MARK.removeprefix(prefix)}
     for variable in environ:
         if variable.startswith(prefix):
             field = variable.removeprefix(prefix).split("__", 1)[0]

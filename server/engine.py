@@ -6,13 +6,14 @@ deltas.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, suppress
 from copy import copy
 from typing import Any
 
 from vllm.engine.protocol import EngineClient
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import QueueOverflowError, VLLMValidationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import FinishReason
@@ -49,7 +50,8 @@ class DecodingEngine(EngineClient):
         self.renderer = self.base.renderer
         self.input_processor = self.base.input_processor
         self.output_processor = OutputProcessor(self.renderer.tokenizer, log_stats=False)
-        self.active: set[str] = set()
+        self.active: Counter[str] = Counter()  # two requests may carry the same id
+        self.closed = False
 
     # ---- generation ------------------------------------------------------------------------------------
 
@@ -57,6 +59,8 @@ class DecodingEngine(EngineClient):
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs of one prompt, as AsyncLLM.generate yields them; `n` choices share it."""
+        if self.closed:
+            raise QueueOverflowError()
         call = self._take_call(sampling_params)
         self._check_prompt(prompt)
         self._check_priority(options.get("priority", 0))
@@ -69,13 +73,13 @@ class DecodingEngine(EngineClient):
             source = self._direct(name, method, call.report, prompt, sampling_params, request_id, options)
         else:
             source = self._run(method, call.report, prompt, sampling_params, request_id, options)
-        self.active.add(request_id)
+        self.active[request_id] += 1
         try:
             async with aclosing(source) as outputs:
                 async for output in outputs:
                     yield output
         finally:
-            self.active.discard(request_id)
+            self.active -= Counter([request_id])
 
     def _take_call(self, params: SamplingParams) -> Call:
         extra = dict(params.extra_args or {})
@@ -220,10 +224,11 @@ class DecodingEngine(EngineClient):
                 await engine.abort(ids)
 
     async def abort_all(self) -> int:
-        """Abort every request; the number there was."""
-        ids = list(self.active)
-        await self.abort(ids)
-        return len(ids)
+        """Abort every request and take no more; the number there was."""
+        self.closed = True
+        count = self.active.total()
+        await self.abort(list(self.active))
+        return count
 
     def shutdown(self, timeout: float | None = None) -> None:
         for engine in self.engines.values():

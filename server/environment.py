@@ -2,6 +2,8 @@
 
 import os
 
+from decoders.engine_process import MARK
+
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -28,6 +30,7 @@ def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str, s
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "VLLM_MAX_STOP_STRINGS": str(stop_strings),
         "TOKENIZERS_PARALLELISM": "false",
+        MARK: "1",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

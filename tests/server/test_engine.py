@@ -198,6 +198,7 @@ async def test_abort_delivers_what_there_is(
     task = asyncio.create_task(run(output_kind=kind, max_tokens=1500))
     await asyncio.sleep(0.5)
     assert await engine.abort_all() == 1
+    engine.closed = False
     output = await asyncio.wait_for(task, 20)
     assert (output.finished, output.outputs[0].finish_reason) == (True, "abort")
     tokens = [t for o in run.outputs for t in o.outputs[0].token_ids]

@@ -1,0 +1,29 @@
+"""How a process that Decant started for an engine behaves towards its parent."""
+
+import multiprocessing
+import os
+import threading
+import time
+
+MARK = "DECANT_ENGINE_PROCESSES"  # set in the server's environment, inherited by what it starts
+WATCH = 1.0  # seconds between looks at the parent
+
+
+def settle() -> None:
+    """Leave the terminal's process group, and end with the parent. Does nothing outside a Decant server.
+
+    Ctrl-C reaches every process of the terminal's group; an engine that heard it would die while the server
+    still drains. And vLLM's engine processes outlive a parent that is killed, holding their memory.
+    """
+    if os.environ.get(MARK) != "1" or multiprocessing.parent_process() is None:
+        return
+    if os.getpgid(0) != os.getpid():
+        os.setpgid(0, 0)
+    parent = os.getppid()
+    threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH)
+    os._exit(1)
