@@ -29,6 +29,30 @@ from server.metrics import METRICS
 from server.requests import CALL
 
 
+class Tally:
+    """Counts the tokens one engine decodes for one request, and books them once, when it has ended."""
+
+    def __init__(self, method: str, engine: str | None, report: Report) -> None:
+        self.method = method
+        self.engine = engine
+        self.report = report
+        self.tokens = 0
+        if engine is not None:
+            report.layer("sequence")["engine"] = engine
+
+    def add(self, output: RequestOutput) -> None:
+        for choice in output.outputs:
+            self.tokens += len(choice.token_ids)
+        if output.finished:  # the report is read before the generator is closed
+            self.settle()
+
+    def settle(self) -> None:
+        if self.engine is not None and self.tokens:
+            METRICS.tokens.labels(self.method, self.engine).inc(self.tokens)
+            self.report.add_tokens(self.engine, self.tokens)
+            self.tokens = 0
+
+
 class DecodingEngine(EngineClient):
     """The engines of one served model behind vLLM's engine interface.
 
@@ -69,16 +93,22 @@ class DecodingEngine(EngineClient):
             arguments = engine_method.engine_arguments()
             sampling_params.extra_args = {**(sampling_params.extra_args or {}), **arguments}
         name = method.direct(self.deployment)
+        tally = Tally(method.method, name, call.report)
+        source: AsyncGenerator[RequestOutput, None]
         if name is not None:
-            source = self._direct(name, method, call.report, prompt, sampling_params, request_id, options)
+            source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
         else:
             source = self._run(method, call.report, prompt, sampling_params, request_id, options)
         self.active[request_id] += 1
         try:
+            # One generator deep: every layer here costs each token of each stream.
             async with aclosing(source) as outputs:
                 async for output in outputs:
+                    if name is not None:
+                        tally.add(output)
                     yield output
         finally:
+            tally.settle()
             self.active -= Counter([request_id])
 
     def _take_call(self, params: SamplingParams) -> Call:
@@ -103,25 +133,6 @@ class DecodingEngine(EngineClient):
                 "priority must be 0: this server's engines schedule first come, first served.",
                 parameter="priority",
             )
-
-    async def _direct(
-        self,
-        name: str,
-        method: SequenceMethod,
-        report: Report,
-        prompt: Any,
-        params: SamplingParams,
-        request_id: str,
-        options: dict[str, Any],
-    ) -> AsyncGenerator[RequestOutput, None]:
-        counter = METRICS.tokens.labels(method.method, name)
-        report.layer("sequence")["engine"] = name
-        async with aclosing(self.engines[name].generate(prompt, params, request_id, **options)) as outputs:
-            async for output in outputs:
-                count = sum(len(choice.token_ids) for choice in output.outputs)
-                counter.inc(count)
-                report.add_tokens(name, count)
-                yield output
 
     async def _run(
         self,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from vllm.utils.gc_utils import freeze_gc_heap
 
 from server.app import build_app
 from server.config import ConfigError, ServeSettings
@@ -65,6 +66,7 @@ async def serve(settings: ServeSettings) -> int:
         app = build_app(engine, settings, metrics)
         state: State = app.state.decant
         await asyncio.to_thread(state.handlers.warmup)
+        freeze_gc_heap()  # what is loaded stays; collections need not walk it again and again
         return await Service(app, state, sock).run(time.perf_counter() - began)
     finally:
         await asyncio.to_thread(engine.shutdown, 0)

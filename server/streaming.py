@@ -57,14 +57,16 @@ def error_of(event: str) -> dict[str, Any] | None:
 
 async def relay(first: str, events: Events, report: Report | None, to_error: ErrorMap) -> Events:
     """The stream, with errors in OpenAI's shape and, if asked for, the report on its last event."""
-    held: str | None = None
-    async for event in _chain(first, events):
+    held = first if report is not None and _may_be_last(first) else None
+    if held is None:
+        yield first
+    async for event in events:
         if held is not None:
             yield _with_report(held, report) if event == DONE and report is not None else held
             held = None
-        if (error := error_of(event)) is not None:
-            yield f"{DATA}{json.dumps(to_error(error))}\n\n"
-        elif report is not None and any(ending in event for ending in ENDINGS):
+        if event.startswith(ERROR):
+            yield f"{DATA}{json.dumps(to_error(json.loads(event[len(DATA) :])))}\n\n"
+        elif report is not None and _may_be_last(event):
             held = event
         else:
             yield event
@@ -72,10 +74,8 @@ async def relay(first: str, events: Events, report: Report | None, to_error: Err
         yield held
 
 
-async def _chain(first: str, events: Events) -> Events:
-    yield first
-    async for event in events:
-        yield event
+def _may_be_last(event: str) -> bool:
+    return any(ending in event for ending in ENDINGS)
 
 
 def _with_report(event: str, report: Report) -> str:
