@@ -11,9 +11,10 @@ from server.call import Call
 from server.config import LimitSettings
 from server.errors import ApiError, invalid, unavailable
 from server.metrics import METRICS
-from server.requests import GeneratingRequest, TextRequest, decoding_of
+from server.requests import ChatRequest, GeneratingRequest, TextRequest, decoding_of
 
 RETRY_AFTER = 2  # seconds
+INT64_MAX = 2**63 - 1
 
 
 def admit(
@@ -40,10 +41,13 @@ def check_limits(request: GeneratingRequest, limits: LimitSettings) -> None:
     n = 1 if request.n is None else request.n
     _bound("n", n, 1, limits.n)
     if n * prompts > limits.sequences:
-        raise invalid(f"n times the number of prompts may be at most {limits.sequences} here.", "n")
-    for name in ("max_tokens", "max_completion_tokens"):
-        if (value := getattr(request, name, None)) is not None and limits.max_tokens is not None:
-            _bound(name, value, 0, limits.max_tokens)
+        param = "n" if n > 1 else "prompt"
+        raise invalid(f"n times the number of prompts may be at most {limits.sequences} here.", param)
+    most = limits.max_tokens or INT64_MAX
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        _bound("max_completion_tokens", request.max_completion_tokens, 1, most)
+    elif request.max_tokens is not None:
+        _bound("max_tokens", request.max_tokens, 0 if request.echo else 1, most)
     for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
         value = getattr(request, name, None)
         if value is not None and not isinstance(value, bool):
@@ -64,7 +68,8 @@ def _prompts(request: GeneratingRequest) -> int:
 
 def _bound(name: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
-        raise invalid(f"{name} must be between {least} and {most} on this server.", name)
+        allowed = f"at least {least}" if most == INT64_MAX else f"between {least} and {most} on this server"
+        raise invalid(f"{name} must be {allowed}.", name)
 
 
 def _check_logit_bias(bias: dict[str, float] | None, most: int) -> None:

@@ -32,6 +32,7 @@ def build_app(engine: DecodingEngine, settings: ServeSettings, engine_metrics: E
         version=__version__,
         description="An OpenAI-compatible decoding server.",
         docs_url=None,
+        redirect_slashes=False,
         redoc_url=None,
     )
     state = State(

@@ -43,7 +43,9 @@ def serve(arguments: Sequence[str]) -> int:
 
     from server.config import ConfigError, ServeSettings, check_variables, use_config_file
     from server.environment import prepare
+    from server.listen import bind
     from server.logs import configure
+    from server.models import locate
 
     try:
         check_variables()
@@ -57,12 +59,17 @@ def serve(arguments: Sequence[str]) -> int:
             stop_strings=settings.limits.stop,
         )
 
+        for engine in settings.engine_table().values():
+            for model in (engine.model, *engine.guides.values()):
+                locate(model)
+        sock = bind(settings.host, settings.port)
+
         import uvloop
 
         from server.lifecycle import serve as run  # imports vLLM, which reads the environment
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run(settings))
+            return runner.run(run(settings, sock))
     except ValidationError as error:
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"])

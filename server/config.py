@@ -243,6 +243,10 @@ class ServeSettings(BaseSettings):
             presets.setdefault("small", PresetSettings(decoding=small, description="The small model alone."))
         return {f"{self.model_name()}:{name}": preset for name, preset in presets.items()}
 
+    def tool_parser(self) -> str | None:
+        """The tool-call parser; the embedded models take hermes' format, by constraint, not by training."""
+        return self.tool_call_parser or ("hermes" if self.is_embedded else None)
+
     def keys(self) -> list[str]:
         keys = [key.get_secret_value().strip() for key in self.api_keys]
         if self.api_keys_file is not None and self.api_keys_file.is_file():
@@ -268,4 +272,12 @@ def use_config_file(path: Path | None) -> None:
     """Read `path` beneath variables and flags in every ServeSettings made from here on."""
     if path is not None and not path.is_file():
         raise ConfigError(f"config: {path} is not a file")
+    if path is not None:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"config: {path} is not YAML: {reason}") from error
+        if content is not None and not isinstance(content, dict):
+            raise ConfigError(f"config: {path} must hold a mapping of settings")
     _config_file.set(path)

@@ -29,6 +29,12 @@ from server.metrics import METRICS
 from server.requests import CALL
 
 
+def _require_text(output: RequestOutput) -> None:
+    """A grammar that accepts no text compiles, and vLLM then ends the request with an internal error."""
+    if any(choice.finish_reason == "error" for choice in output.outputs):
+        raise VLLMValidationError("The grammar or schema accepts no text.", parameter="structured_outputs")
+
+
 class Tally:
     """Counts the tokens one engine decodes for one request, and books them once, when it has ended."""
 
@@ -100,12 +106,15 @@ class DecodingEngine(EngineClient):
         else:
             source = self._run(method, call.report, prompt, sampling_params, request_id, options)
         self.active[request_id] += 1
+        constrained = sampling_params.structured_outputs is not None
         try:
             # One generator deep: every layer here costs each token of each stream.
             async with aclosing(source) as outputs:
                 async for output in outputs:
                     if name is not None:
                         tally.add(output)
+                    if output.finished and constrained:
+                        _require_text(output)
                     yield output
         finally:
             tally.settle()

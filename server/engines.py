@@ -62,7 +62,7 @@ def plan_engines(settings: ServeSettings) -> list[Plan]:
 
 def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
     defaults: dict[str, Any] = {
-        "max_logprobs": settings.limits.logprobs,
+        "max_logprobs": max(settings.limits.logprobs, 2 * settings.limits.n),  # a beam needs two a width
         "enable_prefix_caching": True,
         "use_tqdm_on_load": settings.vllm_log_level in ("debug", "info"),
     }
@@ -78,6 +78,8 @@ def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
             "block_size": 32,
             "enforce_eager": True,
             "kv_cache_memory_bytes": 256 << 20,
+            # Models this small would go on with white space for ever where a grammar lets them.
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         }
     return defaults
 

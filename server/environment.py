@@ -26,7 +26,7 @@ def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str, s
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_LEVEL": vllm_log_level.upper(),
-        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "PYTHONWARNINGS": "ignore::FutureWarning,ignore:resource_tracker:UserWarning",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "VLLM_MAX_STOP_STRINGS": str(stop_strings),
         "TOKENIZERS_PARALLELISM": "false",

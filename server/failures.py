@@ -10,8 +10,8 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMValidationError
 
 from server.engine import DecodingEngine
-from server.errors import ApiError, code_of, crashed, from_validation
-from server.scrub import scrub
+from server.errors import ApiError, code_of, crashed, from_validation, invalid
+from server.scrub import pieces, scrub
 
 # '(parameter=stop, value=...)': vLLM appends what it was given to its validation errors.
 _QUOTED = re.compile(r" \(parameter=[\w.]+(, value=.*)?\)$|, value=.*\)$", re.DOTALL)
@@ -27,6 +27,14 @@ _SUBJECTS = (
     (re.compile(r"pattern"), ("repetition_detection",)),
     (re.compile(r"tool"), ("tool_choice", "tools")),
 )
+STRUCTURED = ("response_format", "structured_outputs")
+# Words that a message about a schema needs, though a request may hold them as values.
+SCHEMA_WORDS = frozenset(
+    {"additionalProperties", "allOf", "anyOf", "array", "boolean", "const", "enum", "grammar", "integer"}
+    | {"items", "maximum", "minimum", "null", "number", "object", "oneOf", "pattern", "properties", "regex"}
+    | {"required", "root", "schema", "string", "type"}
+)
+_SOURCE_LINE = re.compile(r"\S*/\S+\.\w{1,4}:\d+:?\s*")
 
 
 def infer_param(message: str, body: dict[str, Any]) -> str | None:
@@ -52,7 +60,8 @@ class Failures:
         if isinstance(error, ApiError):
             return error
         if isinstance(error, ValidationError):  # vLLM validates some of a message only when it reads it
-            return from_validation(error.errors(include_url=False, include_input=False))
+            late = from_validation(error.errors(include_url=False, include_input=False))
+            return invalid(f"messages: {late.detail}", "messages")
         if isinstance(error, VLLMValidationError):  # its str() quotes the value
             return self._error(400, str(error.args[0]), error.parameter)
         return self.from_vllm(create_error_response(error))
@@ -80,7 +89,14 @@ class Failures:
             return crashed()
         message = _QUOTED.sub("", message)
         body = getattr(self.request.state, "body", None) or {}
-        param = param or infer_param(message, body)
+        if param == "max_tokens" and param not in body and "max_completion_tokens" in body:
+            message = message.replace(param, "max_completion_tokens", 1)
+            param = "max_completion_tokens"
+        elif param is None or param.split(".")[0] not in self.vocabulary.union(body):
+            param = infer_param(message, body)
+        if param in STRUCTURED:  # the compilers quote pieces of what they read
+            message = _SOURCE_LINE.sub("", message)
+            message = scrub(message, pieces(body[param]), self.vocabulary | SCHEMA_WORDS)
         message = scrub(message, body, self.vocabulary)
         headers = {"Retry-After": "2"} if status == 503 else None
         code = "overloaded" if status == 503 else code_of(status)

@@ -13,17 +13,17 @@ from fastapi import FastAPI
 from vllm.utils.gc_utils import freeze_gc_heap
 
 from server.app import build_app
-from server.config import ConfigError, ServeSettings
+from server.config import ServeSettings
 from server.engine import DecodingEngine
 from server.engines import describe, plan_engines, start_engines
 from server.metrics import EngineMetrics
+from server.protocol import BoundedProtocol
 from server.routes import State
 
 logger = logging.getLogger("decant.server")
 
 WATCH = 0.5  # seconds between looks at the engines
 ABORT_GRACE = 5.0  # seconds that aborted requests get to deliver their last event
-MAX_HEADERS = 32 << 10  # bytes
 
 
 class Server(uvicorn.Server):
@@ -34,25 +34,9 @@ class Server(uvicorn.Server):
         yield
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """The listening socket, taken before the models are loaded. Errors: ConfigError when it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
-        ) from error
-    return sock
-
-
-async def serve(settings: ServeSettings) -> int:
-    """Serve until a signal or an engine's death; the process's exit status."""
+async def serve(settings: ServeSettings, sock: socket.socket) -> int:
+    """Serve on `sock` until a signal or an engine's death; the process's exit status."""
     began = time.perf_counter()
-    sock = bind(settings.host, settings.port)
     try:
         plans = plan_engines(settings)
         metrics = EngineMetrics()
@@ -88,7 +72,8 @@ class Service:
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=int(drain + 2 * ABORT_GRACE) + 1,
-            h11_max_incomplete_event_size=MAX_HEADERS,
+            http=BoundedProtocol,
+            ws="none",
         )
         self.server = Server(config)
         self.stopping = asyncio.Event()

@@ -7,11 +7,13 @@ import uuid
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError, crashed
 from server.logs import REQUEST_ID
 from server.metrics import METRICS
+from server.protocol import MAX_HEADER, header_too_large
 
 logger = logging.getLogger("decant.access")
 
@@ -30,9 +32,15 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         exchange = Exchange(scope, send)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER:
+            await header_too_large().response()(scope, receive, exchange.send)
+            exchange.finish()
+            return
         token = REQUEST_ID.set(exchange.id)
         try:
             await self.app(scope, receive, exchange.send)
+        except ClientDisconnect:
+            pass  # there is nobody left to answer
         except Exception:
             logger.exception("unhandled error")
             if not exchange.started:

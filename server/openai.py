@@ -37,8 +37,8 @@ class Handlers:
         self.models = Models(engine, [BaseModelPath(name=name, model_path=root) for name in ids])
         template = _chat_template(settings.chat_template)
         tools = {
-            "enable_auto_tools": settings.tool_call_parser is not None,
-            "tool_parser": settings.tool_call_parser,
+            "enable_auto_tools": settings.tool_parser() is not None,
+            "tool_parser": settings.tool_parser(),
         }
         reasoning = settings.reasoning_parser or ""
         common: dict[str, Any] = {

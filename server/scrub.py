@@ -54,6 +54,11 @@ def _leaves(value: Any) -> Iterator[str]:
             stack.extend(item)
 
 
+def pieces(value: Any) -> list[str]:
+    """The words that the values of `value` are made of."""
+    return [word for leaf in _leaves(value) for word in re.split(r"\W+", leaf)]
+
+
 def words(schema: Any) -> frozenset[str]:
     """The words a JSON schema itself uses: property names, literals and titles."""
     found: set[str] = set()

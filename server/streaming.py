@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from decoders.report import Report
+from server.metrics import METRICS
 
 DATA = "data: "
 DONE = "data: [DONE]\n\n"
@@ -20,6 +21,44 @@ Events = AsyncGenerator[str, None]
 ErrorMap = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+class Relay:
+    """A stream on its way to the client, with errors in OpenAI's shape and the report on its last event.
+
+    Args:
+        first: the first event, taken from `source` already.
+        source: the events after it.
+        report: what to put on the last event, or None.
+        to_error: makes OpenAI's body of a vLLM error body.
+    """
+
+    def __init__(self, first: str, source: Events, report: Report | None, to_error: ErrorMap) -> None:
+        self.first = first
+        self.source = source
+        self.report = report
+        self.to_error = to_error
+        self.complete = False
+
+    async def events(self) -> Events:
+        report = self.report
+        held = self.first if report is not None and _may_be_last(self.first) else None
+        if held is None:
+            yield self.first
+        async for event in self.source:
+            if held is not None:
+                yield _with_report(held, report) if event == DONE and report is not None else held
+                held = None
+            if event.startswith(ERROR):
+                body = json.loads(event[len(DATA) :])
+                yield f"{DATA}{json.dumps(self.to_error(body))}\n\n"
+            elif report is not None and _may_be_last(event):
+                held = event
+            else:
+                yield event
+        if held is not None:
+            yield held
+        self.complete = True
+
+
 class EventStream(StreamingResponse):
     """A streaming response that ends its source and gives back what it holds, however the stream ends.
 
@@ -27,16 +66,19 @@ class EventStream(StreamingResponse):
     inside the generator would then never run.
     """
 
-    def __init__(self, events: Events, sources: list[Events], held: AsyncExitStack) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self.sources = [events, *sources]
+    def __init__(self, relay: Relay, held: AsyncExitStack) -> None:
+        self.relay = relay
+        self.events = relay.events()
         self.held = held
+        super().__init__(self.events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await close(self.sources, self.held)
+            if not self.relay.complete:
+                METRICS.disconnected.labels(scope["path"]).inc()
+            await close([self.events, self.relay.source], self.held)
 
 
 async def close(sources: list[Events], held: AsyncExitStack) -> None:
@@ -53,25 +95,6 @@ def error_of(event: str) -> dict[str, Any] | None:
         return None
     body: dict[str, Any] = json.loads(event[len(DATA) :])
     return body
-
-
-async def relay(first: str, events: Events, report: Report | None, to_error: ErrorMap) -> Events:
-    """The stream, with errors in OpenAI's shape and, if asked for, the report on its last event."""
-    held = first if report is not None and _may_be_last(first) else None
-    if held is None:
-        yield first
-    async for event in events:
-        if held is not None:
-            yield _with_report(held, report) if event == DONE and report is not None else held
-            held = None
-        if event.startswith(ERROR):
-            yield f"{DATA}{json.dumps(to_error(json.loads(event[len(DATA) :])))}\n\n"
-        elif report is not None and _may_be_last(event):
-            held = event
-        else:
-            yield event
-    if held is not None:
-        yield held
 
 
 def _may_be_last(event: str) -> bool:

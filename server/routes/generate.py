@@ -19,7 +19,7 @@ from server.openai import ASKED_MODEL
 from server.requests import ChatRequest, GeneratingRequest, TextRequest
 from server.routes import Shared, State
 from server.schemas import ERRORS, EVENTS
-from server.streaming import Events, EventStream, close, error_of, relay
+from server.streaming import Events, EventStream, Relay, close, error_of
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -79,5 +79,5 @@ async def _stream(result: Events, report: Any, held: AsyncExitStack, failures: F
     except (Exception, asyncio.CancelledError):
         await close([result], AsyncExitStack())
         raise
-    events = relay(first, result, report, lambda error: failures.from_body(error).body())
-    return EventStream(events, [result], held.pop_all())
+    relay = Relay(first, result, report, lambda error: failures.from_body(error).body())
+    return EventStream(relay, held.pop_all())

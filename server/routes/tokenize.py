@@ -2,16 +2,12 @@
 
 from fastapi import APIRouter, Request, Response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.tokenize.protocol import (
-    DetokenizeRequest,
-    DetokenizeResponse,
-    TokenizeRequest,
-    TokenizeResponse,
-)
+from vllm.entrypoints.serve.tokenize.protocol import DetokenizeResponse, TokenizeResponse
 
 from server.body import JsonRoute
 from server.errors import invalid
 from server.failures import Failures
+from server.requests import DetokenizeBody, TokenizeBody
 from server.routes import Shared, State
 from server.schemas import ERRORS
 
@@ -19,13 +15,13 @@ router = APIRouter(route_class=JsonRoute, tags=["Tokenizer"], responses=ERRORS)
 
 
 @router.post("/tokenize", response_model=TokenizeResponse)
-async def tokenize(body: TokenizeRequest, request: Request, state: Shared) -> Response:
+async def tokenize(body: TokenizeBody, request: Request, state: Shared) -> Response:
     """The token ids of a prompt or a conversation."""
     return _reply(await state.handlers.tokenization.create_tokenize(body, request), request, state)
 
 
 @router.post("/detokenize", response_model=DetokenizeResponse)
-async def detokenize(body: DetokenizeRequest, request: Request, state: Shared) -> Response:
+async def detokenize(body: DetokenizeBody, request: Request, state: Shared) -> Response:
     """The text of token ids."""
     size = state.engine.model_config.get_vocab_size()
     if any(token >= size for token in body.tokens):

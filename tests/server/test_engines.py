@@ -14,7 +14,7 @@ from server import embedded
 from server.config import ConfigError, EngineSettings, ServeSettings
 from server.engine import DecodingEngine
 from server.engines import plan_engines
-from server.lifecycle import bind
+from server.listen import bind
 from server.metrics import EngineMetrics, exposition
 from server.models import locate, weight_bytes
 
@@ -97,7 +97,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(ConfigError, match="choose another --port"):
+        with pytest.raises(ConfigError, match="choose another --host or --port"):
             bind("127.0.0.1", taken.getsockname()[1])
 
 

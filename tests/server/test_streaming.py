@@ -6,7 +6,8 @@ from typing import Any
 import anyio
 
 from decoders.report import Report
-from server.streaming import DONE, EventStream, error_of, relay
+from server.metrics import METRICS
+from server.streaming import DONE, EventStream, Relay, error_of
 
 
 def chunk(**fields: Any) -> str:
@@ -24,10 +25,10 @@ async def events(*items: str) -> AsyncGenerator[str, None]:
 
 
 async def relayed(report: Report | None, first: str, *rest: str) -> list[str]:
-    return [
-        event
-        async for event in relay(first, events(*rest), report, lambda body: {"mapped": body["error"]["code"]})
-    ]
+    relay = Relay(first, events(*rest), report, lambda body: {"mapped": body["error"]["code"]})
+    out = [event async for event in relay.events()]
+    assert relay.complete
+    return out
 
 
 def report() -> Report:
@@ -62,7 +63,7 @@ async def test_tokens_are_not_held_back() -> None:
         yield LAST
         yield DONE
 
-    stream = relay(TOKEN, source(), report(), dict)
+    stream = Relay(TOKEN, source(), report(), dict).events()
     assert [await anext(stream), await anext(stream)] == [TOKEN, TOKEN]
     assert reached == []
 
@@ -94,7 +95,10 @@ async def test_a_stream_that_never_starts_still_ends_its_source_and_gives_back_i
     first = await anext(events)
     held = AsyncExitStack()
     held.callback(ended.append, "slot")
-    stream = EventStream(relay(first, events, None, dict), [events], held)
+    stream = EventStream(Relay(first, events, None, dict), held)
+    left = METRICS.disconnected.labels("/stream")
+    before = left._value.get()
     with anyio.fail_after(5):
-        await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, send)
+        await stream({"type": "http", "path": "/stream", "asgi": {"spec_version": "2.3"}}, gone, send)
     assert ended == ["source", "slot"]
+    assert left._value.get() == before + 1
