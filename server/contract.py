@@ -192,7 +192,7 @@ def check_response_format(response_format: Any) -> None:
 
 
 def check_references(schema: Any, param: str) -> None:
-    """A schema refers to itself only: an engine would take a reference to elsewhere for no constraint at all."""
+    """A schema refers to itself only; a reference to elsewhere would be taken for no constraint at all."""
     stack = [schema]
     while stack:
         item = stack.pop()

@@ -19,7 +19,7 @@ from decoders.registry import methods
 from decoders.vocabulary import fingerprint
 from server.config import ConfigError, EngineSettings, ServeSettings
 from server.metrics import EngineMetrics, stat_logger
-from server.models import locate, weight_bytes
+from server.models import EMBEDDED_ARGUMENTS, locate, weight_bytes
 
 logger = logging.getLogger("decant.engines")
 
@@ -71,16 +71,7 @@ def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
         share = psutil.virtual_memory().available * 0.4 / engines
         defaults |= {"distributed_executor_backend": "uni", "kv_cache_memory_bytes": int(min(share, 4 * GIB))}
     if settings.is_embedded:
-        defaults |= {
-            "dtype": "float32",
-            "max_model_len": 2048,
-            "max_num_seqs": 64,
-            "block_size": 32,
-            "enforce_eager": True,
-            "kv_cache_memory_bytes": 256 << 20,
-            # Models this small would go on with white space for ever where a grammar lets them.
-            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-        }
+        defaults |= EMBEDDED_ARGUMENTS
     return defaults
 
 

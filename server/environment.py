@@ -9,14 +9,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str, stop_strings: int) -> None:
-    """Share the cores out among the engines, and keep vLLM from phoning home or flooding the log.
+def variables(
+    engines: int, threads_per_engine: int | None, vllm_log_level: str, stop_strings: int
+) -> dict[str, str]:
+    """What vLLM is told: the cores shared out among the engines, no telemetry, a quiet log.
 
-    Variables that are set already are left as they are. Without these, two engines on two cores spin against
-    each other: one job took 640 ms where it takes 34 ms with them.
+    Without the first three, two engines on two cores spin against each other: one job took 640 ms where it
+    takes 34 ms with them.
     """
     threads = threads_per_engine or max(1, cores() // max(1, engines))
-    defaults = {
+    return {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -32,5 +34,9 @@ def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str, s
         "TOKENIZERS_PARALLELISM": "false",
         MARK: "1",
     }
-    for name, value in defaults.items():
+
+
+def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str, stop_strings: int) -> None:
+    """Set the variables in this process; what is set already is left as it is."""
+    for name, value in variables(engines, threads_per_engine, vllm_log_level, stop_strings).items():
         os.environ.setdefault(name, value)

@@ -2,10 +2,21 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from server import embedded
 from server.config import EMBEDDED, ConfigError
 
+EMBEDDED_ARGUMENTS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 2048,
+    "max_num_seqs": 64,
+    "block_size": 32,
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 256 << 20,
+    # Models this small would go on with white space for ever where a grammar lets them.
+    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 
