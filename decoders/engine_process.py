@@ -15,12 +15,13 @@ def settle() -> None:
     Ctrl-C reaches every process of the terminal's group; an engine that heard it would die while the server
     still drains. And vLLM's engine processes outlive a parent that is killed, holding their memory.
     """
-    if os.environ.get(MARK) != "1" or multiprocessing.parent_process() is None:
+    starter = multiprocessing.parent_process()
+    if os.environ.get(MARK) != "1" or starter is None:
         return
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)
-    parent = os.getppid()
-    threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
+    # Not getppid(): the parent may be gone already.
+    threading.Thread(target=_end_with, args=(starter.pid,), name="parent-watch", daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

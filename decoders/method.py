@@ -6,7 +6,7 @@ is offered once it stands in `decoders/registry.py`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -84,7 +84,7 @@ class SequenceMethod(Method):
         return None
 
     @abstractmethod
-    def generate(self, job: Job, engines: "Mapping[str, EngineClient]") -> AsyncIterator[Chunk]:
+    def generate(self, job: Job, engines: "Mapping[str, EngineClient]") -> AsyncGenerator[Chunk, None]:
         """Yield the choice's tokens in order; cancelling the iteration must end all engine work."""
 
 

@@ -13,7 +13,6 @@ from server.errors import ApiError, invalid, unavailable
 from server.metrics import METRICS
 from server.requests import ChatRequest, GeneratingRequest, TextRequest, decoding_of
 
-RETRY_AFTER = 2  # seconds
 INT64_MAX = 2**63 - 1
 
 
@@ -31,7 +30,7 @@ def admit(
             )
     except Refusal as refusal:
         raise ApiError.of(refusal) from None
-    call = Call(decoding, decoding.new_report(), deployment)
+    call = Call(decoding, decoding.new_report())
     request._call = call
     return call
 
@@ -90,7 +89,7 @@ class Slots:
     def __init__(self, running: int, waiting: int) -> None:
         self.capacity = running + waiting
         self.held = 0
-        self.draining = False
+        self.closed: ApiError | None = None  # what newcomers are told once the server takes no more
         self._running = asyncio.Semaphore(running)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -98,14 +97,12 @@ class Slots:
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
         """Hold a slot, after waiting in line; ApiError 503 if the line is full or the server drains."""
-        if self.draining:
-            METRICS.rejected.labels("draining").inc()
-            raise unavailable("The server is shutting down.", "draining", RETRY_AFTER)
+        if self.closed is not None:
+            METRICS.rejected.labels(self.closed.code).inc()
+            raise self.closed
         if self.held >= self.capacity:
             METRICS.rejected.labels("overloaded").inc()
-            raise unavailable(
-                "The server is at its limit of requests; try again later.", "overloaded", RETRY_AFTER
-            )
+            raise unavailable("The server is at its limit of requests; try again later.", "overloaded")
         self._count(+1)
         try:
             METRICS.queued.inc()

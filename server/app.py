@@ -15,8 +15,7 @@ from server.admission import Slots
 from server.auth import KeyRing, RequireKey
 from server.config import ServeSettings
 from server.engine import DecodingEngine
-from server.errors import ApiError, code_of, crashed, from_validation
-from server.failures import Failures
+from server.errors import ApiError, code_of, from_validation
 from server.metrics import EngineMetrics
 from server.middleware import BodyLimit, RequestContext
 from server.openai import Handlers
@@ -54,7 +53,11 @@ def build_app(engine: DecodingEngine, settings: ServeSettings, engine_metrics: E
     app.add_middleware(RequireKey, keys=KeyRing(settings.keys()), open_paths=_open_paths(settings))
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(RequestContext)
     return app
@@ -81,12 +84,8 @@ def _handle_errors(app: FastAPI, state: State) -> None:
         return from_validation(error.errors()).response()
 
     async def on_failure(request: Request, error: Any) -> Response:
-        return Failures(state.engine, request, state.vocabulary).from_exception(error).response()
+        return state.failures(request).from_exception(error).response()
 
-    async def on_crash(request: Request, error: Any) -> Response:
-        return crashed().response()  # RequestContext logs it
-
-    app.exception_handler(Exception)(on_crash)
     app.exception_handler(HTTPException)(on_http)
     app.exception_handler(RequestValidationError)(on_validation)
     # vLLM raises its own errors for bad requests, and Python's for some.

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from vllm.sampling_params import SamplingParams
 
-from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.report import Report
 from decoders.request import Decoding, DecodingRequest
@@ -17,7 +16,6 @@ class Call:
 
     decoding: Decoding
     report: Report
-    deployment: Deployment
 
     def check_sampling(self, params: SamplingParams) -> None:
         """Raise ApiError 400 for a sampling parameter that one of the methods cannot honour."""
@@ -28,7 +26,7 @@ class Call:
             raise ApiError.of(refusal) from None
 
     @classmethod
-    def plain(cls, deployment: Deployment) -> "Call":
+    def plain(cls) -> "Call":
         """A call that asks for nothing beyond vLLM's own decoding (beam search makes such calls)."""
         decoding = DecodingRequest()
-        return cls(decoding, decoding.new_report(), deployment)
+        return cls(decoding, decoding.new_report())

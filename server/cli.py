@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def serve(arguments: Sequence[str]) -> int:
     import os
 
-    from pydantic_settings import CliApp
+    from pydantic_settings import CliApp, SettingsError
 
     from server.config import ConfigError, ServeSettings, check_variables, use_config_file
     from server.environment import prepare
@@ -57,6 +57,7 @@ def serve(arguments: Sequence[str]) -> int:
             threads_per_engine=settings.threads_per_engine,
             vllm_log_level=settings.vllm_log_level,
             stop_strings=settings.limits.stop,
+            chosen=_chosen(settings.model_fields_set),
         )
 
         for engine in settings.engine_table().values():
@@ -75,11 +76,17 @@ def serve(arguments: Sequence[str]) -> int:
             where = ".".join(str(part) for part in problem["loc"])
             print(f"decant: {where + ': ' if where else ''}{problem['msg']}", file=sys.stderr)
         return 2
-    except ConfigError as error:
-        print(f"decant: {error}", file=sys.stderr)
+    except (ConfigError, SettingsError) as error:
+        print(f"decant: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _chosen(fields: set[str]) -> set[str]:
+    """The environment variables whose values the operator has set through Decant."""
+    through = {"threads_per_engine": "OMP_NUM_THREADS", "vllm_log_level": "VLLM_LOGGING_LEVEL"}
+    return {"VLLM_MAX_STOP_STRINGS"} | {variable for field, variable in through.items() if field in fields}
 
 
 def _config_path(arguments: Sequence[str], default: str | None) -> Path | None:

@@ -2,16 +2,18 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
@@ -23,6 +25,17 @@ from decoders.request import DecodingRequest
 EMBEDDED = "embedded:"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-+]{0,63}$")]
+
+
+def _listed(value: Any) -> Any:
+    """A list may be written as text: comma-separated, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    return (
+        yaml.safe_load(value)
+        if value.lstrip().startswith("[")
+        else [part.strip() for part in value.split(",")]
+    )
 
 
 def _plain_values(arguments: Any) -> Any:
@@ -108,6 +121,8 @@ class ServeSettings(BaseSettings):
         cli_avoid_json=False,
     )
 
+    _keys: list[str] = PrivateAttr(default_factory=list)
+
     model: CliPositionalArg[str | None] = Field(
         default=None,
         description="Hugging Face id or local path to serve; left out, the embedded models.",
@@ -138,9 +153,12 @@ class ServeSettings(BaseSettings):
         default=None, ge=1, description="CPU threads of each engine; the cores shared out evenly if left out."
     )
 
-    api_keys: list[SecretStr] = Field(default_factory=list, description="Keys that clients may use.")
+    api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_listed)] = Field(
+        default_factory=list,
+        description="Keys that clients may use; on a command line others can read them: prefer a file.",
+    )
     api_keys_file: Path | None = Field(
-        default=None, description="File with one key a line; # starts a comment."
+        default=None, description="File with one key a line; # begins a comment."
     )
     allow_no_api_key: bool = Field(
         default=False,
@@ -148,7 +166,7 @@ class ServeSettings(BaseSettings):
     )
     open_metrics: bool = Field(default=False, description="Serve /metrics without a key.")
     open_index: bool = Field(default=False, description="Serve / without a key.")
-    cors_origins: list[str] = Field(
+    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_listed)] = Field(
         default_factory=list,
         description="Web origins that may call the server from a browser; none by default.",
     )
@@ -165,11 +183,13 @@ class ServeSettings(BaseSettings):
     drain_seconds: float = Field(
         default=30.0,
         ge=0,
+        allow_inf_nan=False,
         description="On SIGTERM, how long running requests may go on before they are aborted.",
     )
     death_grace_seconds: float = Field(
         default=3.0,
         ge=0,
+        allow_inf_nan=False,
         description="How long /health answers 503 after an engine died, before exiting.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -201,8 +221,7 @@ class ServeSettings(BaseSettings):
             raise ValueError("give MODEL or engines, not both")
         if self.default_engine is not None and self.default_engine not in self.engine_table():
             raise ValueError(f"default_engine must be one of: {', '.join(self.engine_table())}")
-        if self.api_keys_file is not None and not self.api_keys_file.is_file():
-            raise ValueError(f"api_keys_file {self.api_keys_file} is not a file")
+        self._keys = self._read_keys()
         if self.host not in LOOPBACK and not self.keys() and not self.allow_no_api_key:
             raise ValueError(
                 f"host {self.host} is reachable from other machines, and no API key is configured: "
@@ -233,7 +252,11 @@ class ServeSettings(BaseSettings):
     def model_name(self) -> str:
         if self.served_model_name:
             return self.served_model_name
-        return "demo" if self.is_embedded else self.engine_table()[self.default_engine_name()].model
+        if self.is_embedded:
+            return "demo"
+        model = self.engine_table()[self.default_engine_name()].model
+        # A folder goes by its own name; its path is nobody's business and no good id.
+        return Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
 
     def preset_table(self) -> dict[str, PresetSettings]:
         """Presets by model id."""
@@ -248,11 +271,21 @@ class ServeSettings(BaseSettings):
         return self.tool_call_parser or ("hermes" if self.is_embedded else None)
 
     def keys(self) -> list[str]:
+        """The API keys, as they were when the settings were read."""
+        return self._keys
+
+    def _read_keys(self) -> list[str]:
         keys = [key.get_secret_value().strip() for key in self.api_keys]
-        if self.api_keys_file is not None and self.api_keys_file.is_file():
-            lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
-            keys += [line.split("#", 1)[0].strip() for line in lines]
-        return [key for key in keys if key]
+        if self.api_keys_file is not None:
+            try:
+                lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"api_keys_file {self.api_keys_file} cannot be read: {error}") from None
+            keys += [re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip() for line in lines]
+        keys = [key for key in keys if key]
+        if not keys and (self.api_keys or self.api_keys_file):
+            raise ValueError("api_keys or api_keys_file is set, but holds no key")
+        return keys
 
 
 def check_variables(environ: Mapping[str, str] = os.environ) -> None:
@@ -260,8 +293,8 @@ def check_variables(environ: Mapping[str, str] = os.environ) -> None:
     prefix = "DECANT_"
     known = {name.upper() for name in ServeSettings.model_fields} | {MARK.removeprefix(prefix)}
     for variable in environ:
-        if variable.startswith(prefix):
-            field = variable.removeprefix(prefix).split("__", 1)[0]
+        if variable.upper().startswith(prefix):
+            field = variable.upper().removeprefix(prefix).split("__", 1)[0]
             if field not in known:
                 near = difflib.get_close_matches(field, known, n=1)
                 hint = f"; did you mean {prefix}{near[0]}?" if near else ""

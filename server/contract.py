@@ -7,6 +7,8 @@ of a union, with the input, in memory.
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pydantic_core import from_json
+
 from server.errors import invalid
 
 Body = dict[str, Any]
@@ -19,6 +21,13 @@ REFUSED = {
     "chat_template": "the server's own chat template is used",
     "ec_transfer_params": "this server runs no disaggregated engines",
     "function_call": "use 'tool_choice'",
+    "mm_payload": "this server has no render endpoints",
+    "request_id": "send the header X-Request-Id",
+    "return_mm_kwargs": "this server has no render endpoints",
+    "return_token_offsets": "this server has no render endpoints",
+    "routed_experts_prompt_start": "no engine here returns routed experts",
+    "session_id": "this server does no routing by session",
+    "watermarking": "no engine here is set up for it",
     "functions": "use 'tools'",
     "kv_transfer_params": "this server runs no disaggregated engines",
     "media_io_kwargs": "clients may not choose how media are loaded",
@@ -49,6 +58,30 @@ TEMPLATE_OWN = frozenset(
         "tools",
     }
 )
+# vLLM's beam search heeds these and no other field that shapes an answer.
+BEAM_SEARCH = frozenset(
+    {"add_generation_prompt", "add_special_tokens", "cache_salt", "chat_template_kwargs"}
+    | {"continue_final_message", "decoding", "documents", "ignore_eos"}
+    | {"include_stop_str_in_output", "length_penalty", "logprobs", "max_completion_tokens"}
+    | {"max_tokens", "messages", "model", "n", "prompt", "priority", "reasoning_effort"}
+    | {"return_token_ids", "return_tokens_as_token_ids", "skip_special_tokens", "temperature"}
+    | {"top_logprobs", "truncate_prompt_tokens", "truncation_side", "use_beam_search", "stream"}
+)
+# Fields that do something only beside another one.
+BESIDE = {
+    "length_penalty": "use_beam_search",
+    "stream_interval": "stream",
+    "stream_options": "stream",
+    "truncation_side": "truncate_prompt_tokens",
+}
+# The fields of objects inside a body; vLLM takes any other for no field at all.
+NESTED: dict[str, frozenset[str]] = {
+    "stream_options": frozenset({"include_usage", "continuous_usage_stats"}),
+    "json_schema": frozenset({"name", "description", "schema", "strict"}),
+    "tool": frozenset({"type", "function", "defer_loading"}),
+    "function": frozenset({"name", "description", "parameters", "strict", "defer_loading"}),
+}
+XARGS = 64  # most entries in vllm_xargs
 SCALARS: dict[str, type] = {
     "allowed_token_ids": int,
     "bad_words": str,
@@ -81,8 +114,9 @@ def normalised(data: Any, known: Iterable[str]) -> Any:
             check(data[key])
     for key, kind in SCALARS.items():
         _scalars(key, data.get(key), kind)
+    _stream_options(data)
     _together(data)
-    return _stream_options(data)
+    return data
 
 
 def _scalars(key: str, items: Any, kind: type) -> None:
@@ -95,17 +129,31 @@ def _together(data: Body) -> None:
         raise invalid(
             "continue_final_message and add_generation_prompt cannot both be true.", "continue_final_message"
         )
-    if data.get("use_beam_search") and data.get("stream"):
-        raise invalid("Beam search cannot be streamed; leave one of them out.", "use_beam_search")
+    for field, partner in BESIDE.items():
+        if data.get(field) and not data.get(partner):
+            raise invalid(f"{field}: Does nothing without {partner}; leave it out.", field)
+    if data.get("use_beam_search"):
+        if data.get("stream"):
+            raise invalid("Beam search cannot be streamed; leave one of them out.", "use_beam_search")
+        for field in data.keys() - BEAM_SEARCH - INERT - ONLY.keys():
+            raise invalid(f"{field}: Beam search does not heed it; leave one of them out.", field)
 
 
-def _stream_options(data: Body) -> Body:
+def _stream_options(data: Body) -> None:
     options = data.get("stream_options")
     if isinstance(options, dict):
         data["stream_options"] = {key: value for key, value in options.items() if value is not None}
-        if not data["stream_options"] and not data.get("stream"):
+        _known("stream_options", data["stream_options"], "stream_options")
+        if not data["stream_options"]:
             del data["stream_options"]
-    return data
+
+
+def _known(kind: str, value: Body, where: str) -> None:
+    for key in value.keys() - NESTED[kind]:
+        param = f"{where}.{key[:64]}"
+        raise invalid(
+            f"{param}: Unknown field; allowed: {', '.join(sorted(NESTED[kind]))}.", param, "unknown_field"
+        )
 
 
 # ---- single fields ---------------------------------------------------------------------------------------
@@ -183,16 +231,38 @@ def check_constraint(outputs: Any) -> None:
         )
     if len(given) != 1:
         raise invalid(f"structured_outputs: Give exactly one of {allowed}.", "structured_outputs")
-    check_references(outputs.get("json"), "structured_outputs")
+    choices = outputs.get("choice")
+    if isinstance(choices, list) and not _strings(choices):
+        raise invalid("structured_outputs.choice: Every item must be a string.", "structured_outputs")
+    for key in ("json", "structural_tag"):
+        check_references(outputs.get(key), "structured_outputs")
 
 
 def check_response_format(response_format: Any) -> None:
     schema = response_format.get("json_schema") if isinstance(response_format, dict) else None
-    check_references(schema.get("schema") if isinstance(schema, dict) else None, "response_format")
+    if isinstance(schema, dict):
+        _known("json_schema", schema, "response_format.json_schema")
+    check_references(response_format, "response_format")
+
+
+def check_tools(tools: Any) -> None:
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if not isinstance(tool, dict):
+            raise invalid(f"tools.{index}: An object is required.", f"tools.{index}")
+        _known("tool", tool, f"tools.{index}")
+        function = tool.get("function")
+        if isinstance(function, dict):
+            _known("function", function, f"tools.{index}.function")
+            check_references(function.get("parameters"), f"tools.{index}.function.parameters")
 
 
 def check_references(schema: Any, param: str) -> None:
     """A schema refers to itself only; a reference to elsewhere would be taken for no constraint at all."""
+    if isinstance(schema, str):
+        try:
+            schema = from_json(schema)
+        except ValueError:
+            return  # what is no JSON is refused by whoever compiles it
     stack = [schema]
     while stack:
         item = stack.pop()
@@ -205,6 +275,25 @@ def check_references(schema: Any, param: str) -> None:
             stack.extend(item)
 
 
+def check_xargs(arguments: Any) -> None:
+    if not isinstance(arguments, dict):
+        return
+    if len(arguments) > XARGS:
+        raise invalid(f"vllm_xargs: At most {XARGS} entries are allowed.", "vllm_xargs")
+    for value in arguments.values():
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str | int | float) for item in items):
+            raise invalid(
+                "vllm_xargs: Every value must be a string, a number, or a list of these.", "vllm_xargs"
+            )
+
+
+def check_documents(documents: Any) -> None:
+    for index, document in enumerate(documents if isinstance(documents, list) else ()):
+        if not isinstance(document, dict) or not all(isinstance(text, str) for text in document.values()):
+            raise invalid(f"documents.{index}: An object of strings is required.", f"documents.{index}")
+
+
 CHECKS: dict[str, Callable[[Any], None]] = {
     "messages": check_messages,
     "prompt": check_prompt,
@@ -212,4 +301,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "chat_template_kwargs": check_template_arguments,
     "structured_outputs": check_constraint,
     "response_format": check_response_format,
+    "tools": check_tools,
+    "vllm_xargs": check_xargs,
+    "documents": check_documents,
 }

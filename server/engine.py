@@ -6,6 +6,7 @@ deltas.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, suppress
@@ -28,10 +29,13 @@ from server.chunks import core_output
 from server.metrics import METRICS
 from server.requests import CALL
 
+logger = logging.getLogger("decant.server")
+
 
 def _require_text(output: RequestOutput) -> None:
     """A grammar that accepts no text compiles, and vLLM then ends the request with an internal error."""
     if any(choice.finish_reason == "error" for choice in output.outputs):
+        logger.warning("request %s: nothing was left by its grammar", output.request_id)
         raise VLLMValidationError("The grammar or schema accepts no text.", parameter="structured_outputs")
 
 
@@ -93,12 +97,12 @@ class DecodingEngine(EngineClient):
             raise QueueOverflowError()
         call = self._take_call(sampling_params)
         self._check_prompt(prompt)
-        self._check_priority(options.get("priority", 0))
         method = call.decoding.sequence_method()
         for engine_method in call.decoding.engine_methods():
             arguments = engine_method.engine_arguments()
             sampling_params.extra_args = {**(sampling_params.extra_args or {}), **arguments}
         name = method.direct(self.deployment)
+        self._check_priority(options.get("priority", 0), name or self.deployment.default)
         tally = Tally(method.method, name, call.report)
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:
@@ -124,7 +128,7 @@ class DecodingEngine(EngineClient):
         extra = dict(params.extra_args or {})
         call = extra.pop(CALL, None)
         params.extra_args = extra or None
-        return call if isinstance(call, Call) else Call.plain(self.deployment)
+        return call if isinstance(call, Call) else Call.plain()
 
     def _check_prompt(self, prompt: Any) -> None:
         if self.prompt_tokens is None or not isinstance(prompt, dict):
@@ -136,10 +140,10 @@ class DecodingEngine(EngineClient):
                 parameter="prompt",
             )
 
-    def _check_priority(self, priority: int) -> None:
-        if priority and self.vllm_config.scheduler_config.policy != "priority":
+    def _check_priority(self, priority: int, name: str) -> None:
+        if priority and self.engines[name].vllm_config.scheduler_config.policy != "priority":
             raise VLLMValidationError(
-                "priority must be 0: this server's engines schedule first come, first served.",
+                "priority must be 0: this engine schedules first come, first served.",
                 parameter="priority",
             )
 
@@ -195,7 +199,7 @@ class DecodingEngine(EngineClient):
     async def _pump(self, method: SequenceMethod, job: Job, queue: RequestOutputCollector) -> None:
         """Feed one choice's chunks to the output processor until the choice has ended."""
         try:
-            async with aclosing(_as_generator(method.generate(job, self.engines))) as chunks:
+            async with aclosing(method.generate(job, self.engines)) as chunks:
                 async for chunk in chunks:
                     METRICS.tokens.labels(method.method, chunk.engine).inc(len(chunk.token_ids))
                     job.report.add_tokens(chunk.engine, len(chunk.token_ids))
@@ -261,20 +265,10 @@ class DecodingEngine(EngineClient):
         return self.base.encode(*args, **kwargs)
 
 
-async def _as_generator(chunks: Any) -> AsyncGenerator[Chunk, None]:
-    """The chunks, with an aclose() that reaches the method's own generator."""
-    try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        if hasattr(chunks, "aclose"):
-            await chunks.aclose()
-
-
 def _fan_out(name: str) -> Any:
     async def call(self: DecodingEngine, *args: Any, **kwargs: Any) -> Any:
         results = [await getattr(engine, name)(*args, **kwargs) for engine in self.engines.values()]
-        return results[0]
+        return all(results) if isinstance(results[0], bool) else results[0]
 
     call.__name__ = name
     return call

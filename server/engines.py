@@ -6,6 +6,7 @@ import difflib
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -99,9 +100,14 @@ def _reason(error: Exception) -> str:
     return lines[0].split(" [type=")[0].removeprefix("Value error, ") if lines else type(error).__name__
 
 
-def _tokenizer(path: str, who: str) -> Any:
+TOKENIZER_ARGUMENTS = ("tokenizer_mode", "trust_remote_code", "download_dir")
+
+
+def _tokenizer(path: str, who: str, arguments: Mapping[str, Any]) -> Any:
+    chosen = {name: arguments[name] for name in TOKENIZER_ARGUMENTS if name in arguments}
+    revision = arguments.get("tokenizer_revision") or arguments.get("revision")
     try:
-        return get_tokenizer(path)
+        return get_tokenizer(path, revision=revision, **chosen)
     except Exception as error:
         raise ConfigError(f"{who}: no model or no tokenizer at {path}: {_reason(error)}") from error
 
@@ -109,24 +115,33 @@ def _tokenizer(path: str, who: str) -> Any:
 def _require_one_vocabulary(plans: list[Plan], default: str) -> None:
     """Engines and guides hand token ids to each other, so all must mean the same by them."""
     base = next(plan for plan in plans if plan.name == default)
-    expected = fingerprint(_tokenizer(base.arguments.get("tokenizer") or base.path, f"engine {default}"))
-    for plan in plans:
-        others = {
-            f"guide {guide} of engine {plan.name}": locate(model)
-            for guide, model in plan.settings.guides.items()
-        }
-        if plan is not base:
-            others[f"engine {plan.name}"] = plan.arguments.get("tokenizer") or plan.path
-        for who, path in others.items():
-            if fingerprint(_tokenizer(path, who)) != expected:
-                raise ConfigError(f"{who}: {path} has another vocabulary than engine {default} ({base.path})")
+    others: list[tuple[str, str, Mapping[str, Any]]] = [
+        (f"guide {guide} of engine {plan.name}", locate(model), {})
+        for plan in plans
+        for guide, model in plan.settings.guides.items()
+    ]
+    others += [
+        (f"engine {plan.name}", plan.arguments.get("tokenizer") or plan.path, plan.arguments)
+        for plan in plans
+        if plan is not base
+    ]
+    path = base.arguments.get("tokenizer") or base.path
+    if not others and Path(path).is_dir():
+        return  # a hub id is asked for all the same: if it is not there, that is known at once
+    expected = fingerprint(_tokenizer(path, f"engine {default}", base.arguments))
+    for who, other, arguments in others:
+        if fingerprint(_tokenizer(other, who, arguments)) != expected:
+            raise ConfigError(f"{who}: {other} has another vocabulary than engine {default} ({base.path})")
 
 
 def _require_memory(plans: list[Plan]) -> None:
     if not current_platform.is_cpu():
         return
     weights = sum(weight_bytes(plan.path) for plan in plans)
-    cache = sum(int(plan.arguments.get("kv_cache_memory_bytes") or 0) for plan in plans)
+    sizes = [plan.arguments.get("kv_cache_memory_bytes") or 0 for plan in plans]
+    if not all(isinstance(size, int) for size in sizes):
+        raise ConfigError("engine_args.kv_cache_memory_bytes: a whole number of bytes is required")
+    cache = sum(sizes)
     available = psutil.virtual_memory().available
     if weights + cache > available:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """The process environment vLLM reads when it is imported; to be set before that, and inherited by engines."""
 
 import os
+from collections.abc import Iterable
 
 from decoders.engine_process import MARK
 
@@ -36,7 +37,20 @@ def variables(
     }
 
 
-def prepare(engines: int, threads_per_engine: int | None, vllm_log_level: str, stop_strings: int) -> None:
-    """Set the variables in this process; what is set already is left as it is."""
+def prepare(
+    engines: int,
+    threads_per_engine: int | None,
+    vllm_log_level: str,
+    stop_strings: int,
+    chosen: Iterable[str] = (),
+) -> None:
+    """Set the variables in this process.
+
+    What the environment has already is left as it is, except for the variables in `chosen`: those the
+    operator set through Decant, which must not lose to what a container or a shell happens to hold.
+    """
     for name, value in variables(engines, threads_per_engine, vllm_log_level, stop_strings).items():
-        os.environ.setdefault(name, value)
+        if name in chosen:
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)

@@ -15,6 +15,7 @@ from decoders.errors import Refusal
 
 MAX_MESSAGE = 1000  # characters; with the rest of the body well under 8 KB
 MAX_PARAM = 128
+RETRY_AFTER = 2  # seconds
 
 TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -81,10 +82,20 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
     return ApiError(HTTPStatus.BAD_REQUEST, message, code=code, param=param)
 
 
-def unavailable(message: str, code: str, retry_after: int) -> ApiError:
+def unavailable(message: str, code: str, retry_after: int = RETRY_AFTER) -> ApiError:
     """503 with Retry-After in seconds."""
     headers = {"Retry-After": str(retry_after)}
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code=code, headers=headers)
+
+
+def engine_dead(name: str) -> ApiError:
+    """503 for as long as the process of a dead engine still answers."""
+    return unavailable(f"Engine '{name}' has died; the server is going down.", "engine_dead", RETRY_AFTER)
+
+
+def model_not_found() -> ApiError:
+    message = "This model does not exist here; see GET /v1/models."
+    return ApiError(HTTPStatus.NOT_FOUND, message, code="model_not_found", param="model")
 
 
 def crashed() -> ApiError:

@@ -1,5 +1,6 @@
 """vLLM's errors as Decant states them: OpenAI's shape, the field named, the caller's input left out."""
 
+import logging
 import re
 from typing import Any
 
@@ -7,11 +8,22 @@ from fastapi import Request
 from pydantic import ValidationError
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import VLLMError, VLLMValidationError
 
 from server.engine import DecodingEngine
-from server.errors import ApiError, code_of, crashed, from_validation, invalid
+from server.errors import (
+    ApiError,
+    code_of,
+    crashed,
+    engine_dead,
+    from_validation,
+    invalid,
+    model_not_found,
+    unavailable,
+)
 from server.scrub import pieces, scrub
+
+logger = logging.getLogger("decant.server")
 
 # '(parameter=stop, value=...)': vLLM appends what it was given to its validation errors.
 _QUOTED = re.compile(r" \(parameter=[\w.]+(, value=.*)?\)$|, value=.*\)$", re.DOTALL)
@@ -22,7 +34,7 @@ _SUBJECTS = (
     (re.compile(r"context length|out of vocabulary|multimodal|[Pp]rompt"), ("messages", "prompt", "tokens")),
     (
         re.compile(r"[Gg]rammar|[Ss]chema|[Rr]egex|[Cc]hoice|structur"),
-        ("response_format", "structured_outputs", "tools"),
+        ("response_format", "structured_outputs", "tools", "tool_choice"),
     ),
     (re.compile(r"pattern"), ("repetition_detection",)),
     (re.compile(r"tool"), ("tool_choice", "tools")),
@@ -51,7 +63,7 @@ def infer_param(message: str, body: dict[str, Any]) -> str | None:
 class Failures:
     """Turns what went wrong in one request into an ApiError."""
 
-    def __init__(self, engine: DecodingEngine | None, request: Request, vocabulary: frozenset[str]) -> None:
+    def __init__(self, engine: DecodingEngine, request: Request, vocabulary: frozenset[str]) -> None:
         self.engine = engine
         self.request = request
         self.vocabulary = vocabulary
@@ -64,6 +76,8 @@ class Failures:
             return invalid(f"messages: {late.detail}", "messages")
         if isinstance(error, VLLMValidationError):  # its str() quotes the value
             return self._error(400, str(error.args[0]), error.parameter)
+        if not isinstance(error, VLLMError):
+            logger.warning("%s taken for a bad request: %s", type(error).__name__, error)
         return self.from_vllm(create_error_response(error))
 
     def from_vllm(self, response: ErrorResponse) -> ApiError:
@@ -74,30 +88,28 @@ class Failures:
         return self._error(int(error["code"]), str(error["message"]), error.get("param"))
 
     def _error(self, status: int, message: str, param: str | None) -> ApiError:
-        if self.engine is not None and (dead := self.engine.dead_engines()):
-            return ApiError(
-                503, f"Engine '{dead[0]}' has died; the server is going down.", code="engine_dead"
-            )
+        if dead := self.engine.dead_engines():
+            return engine_dead(dead[0])
         if status == 404 and param == "model":
-            return ApiError(
-                404,
-                "This model does not exist here; see GET /v1/models.",
-                code="model_not_found",
-                param=param,
-            )
+            return model_not_found()
         if status >= 500 and status not in (501, 503):
+            logger.error("a request failed: %s", message)
             return crashed()
         message = _QUOTED.sub("", message)
         body = getattr(self.request.state, "body", None) or {}
         if param == "max_tokens" and param not in body and "max_completion_tokens" in body:
             message = message.replace(param, "max_completion_tokens", 1)
             param = "max_completion_tokens"
-        elif param is None or param.split(".")[0] not in self.vocabulary.union(body):
+        elif param is None or not self._is_at_fault(param.split(".")[0], body):
             param = infer_param(message, body)
         if param in STRUCTURED:  # the compilers quote pieces of what they read
             message = _SOURCE_LINE.sub("", message)
-            message = scrub(message, pieces(body[param]), self.vocabulary | SCHEMA_WORDS)
+            message = scrub(message, pieces(body.get(param)), self.vocabulary | SCHEMA_WORDS)
         message = scrub(message, body, self.vocabulary)
-        headers = {"Retry-After": "2"} if status == 503 else None
-        code = "overloaded" if status == 503 else code_of(status)
-        return ApiError(status, message, code=code, param=param, headers=headers)
+        if status == 503:
+            return unavailable(message, "overloaded")
+        return ApiError(status, message, code=code_of(status), param=param)
+
+    def _is_at_fault(self, field: str, body: dict[str, Any]) -> bool:
+        """Whether a field vLLM names can be the one: it was sent, or it is one that is missing."""
+        return field in body or (field in self.vocabulary and field not in STRUCTURED)

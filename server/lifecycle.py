@@ -2,26 +2,30 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import psutil
 import uvicorn
 from fastapi import FastAPI
 from vllm.utils.gc_utils import freeze_gc_heap
 
 from server.app import build_app
-from server.config import ServeSettings
+from server.config import ConfigError, ServeSettings
 from server.engine import DecodingEngine
 from server.engines import describe, plan_engines, start_engines
+from server.errors import engine_dead, unavailable
 from server.metrics import EngineMetrics
 from server.protocol import BoundedProtocol
 from server.routes import State
 
 logger = logging.getLogger("decant.server")
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WATCH = 0.5  # seconds between looks at the engines
 ABORT_GRACE = 5.0  # seconds that aborted requests get to deliver their last event
 
@@ -37,13 +41,10 @@ class Server(uvicorn.Server):
 async def serve(settings: ServeSettings, sock: socket.socket) -> int:
     """Serve on `sock` until a signal or an engine's death; the process's exit status."""
     began = time.perf_counter()
-    try:
-        plans = plan_engines(settings)
-        metrics = EngineMetrics()
-        engines = await start_engines(plans, metrics)
-    except BaseException:
-        sock.close()
-        raise
+    _leave_on_signals()
+    plans = plan_engines(settings)
+    metrics = EngineMetrics()
+    engines = await start_engines(plans, metrics)
     deployment = describe(plans, engines, settings.default_engine_name())
     engine = DecodingEngine(engines, deployment, settings.limits.prompt_tokens)
     try:
@@ -55,6 +56,21 @@ async def serve(settings: ServeSettings, sock: socket.socket) -> int:
     finally:
         await asyncio.to_thread(engine.shutdown, 0)
         sock.close()
+
+
+def _leave_on_signals() -> None:
+    """While engines load there is nothing to finish: end at once, and the engines' processes too."""
+    loop = asyncio.get_running_loop()
+
+    def leave(number: signal.Signals) -> None:
+        logger.info("%s while loading: ending", number.name)
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        os._exit(128 + number)
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, leave, number)
 
 
 class Service:
@@ -80,9 +96,13 @@ class Service:
 
     async def run(self, startup: float) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
         tasks = [asyncio.create_task(self._drain_when_told()), asyncio.create_task(self._watch_engines())]
+        try:
+            self.sock.listen()
+        except OSError as error:
+            raise ConfigError(f"cannot listen: {error.strerror}; another server took the port") from error
         self._announce(startup)
         try:
             await self.server.serve(sockets=[self.sock])
@@ -109,21 +129,27 @@ class Service:
         """Stop accepting; let running requests finish until the deadline; abort the rest."""
         await self.stopping.wait()
         slots, seconds = self.state.slots, self.state.settings.drain_seconds
-        slots.draining = True
+        slots.closed = unavailable("The server is shutting down.", "draining")
         logger.info("shutting down: %d requests may run on for up to %g s", slots.held, seconds)
         self.server.should_exit = True
         if not await slots.idle(seconds):
-            logger.warning("the deadline passed: aborted %d sequences", await self.state.engine.abort_all())
-            if not await slots.idle(ABORT_GRACE):
-                logger.error("%d requests did not end; closing their connections", slots.held)
-                self.server.force_exit = True
+            await self._end_what_runs()
+
+    async def _end_what_runs(self) -> None:
+        slots = self.state.slots
+        logger.warning("aborted %d sequences", await self.state.engine.abort_all())
+        if not await slots.idle(ABORT_GRACE):
+            logger.error("%d requests did not end; closing their connections", slots.held)
+            self.server.force_exit = True
 
     async def _watch_engines(self) -> None:
         """When an engine dies: fail /health for a while, so that probes see it, then end the process."""
         while not (dead := self.state.engine.dead_engines()):  # noqa: ASYNC110 (vLLM has no event)
             await asyncio.sleep(WATCH)
         self.status = 1
-        self.state.slots.draining = True
+        self.state.slots.closed = engine_dead(dead[0])
         logger.error("engine %s died; exiting", ", ".join(dead))
         await asyncio.sleep(self.state.settings.death_grace_seconds)
         self.server.should_exit = True
+        if self.state.slots.held:
+            await self._end_what_runs()

@@ -10,7 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, crashed
+from server.disconnect import CLIENT_CLOSED
+from server.errors import ApiError, clip, crashed, invalid
 from server.logs import REQUEST_ID
 from server.metrics import METRICS
 from server.protocol import MAX_HEADER, header_too_large
@@ -32,15 +33,15 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         exchange = Exchange(scope, send)
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER:
-            await header_too_large().response()(scope, receive, exchange.send)
+        if refusal := _unreadable(scope):
+            await refusal.response()(scope, receive, exchange.send)
             exchange.finish()
             return
         token = REQUEST_ID.set(exchange.id)
         try:
             await self.app(scope, receive, exchange.send)
         except ClientDisconnect:
-            pass  # there is nobody left to answer
+            exchange.status = CLIENT_CLOSED  # there is nobody left to answer
         except Exception:
             logger.exception("unhandled error")
             if not exchange.started:
@@ -48,6 +49,18 @@ class RequestContext:
         finally:
             exchange.finish()
             REQUEST_ID.reset(token)
+
+
+def _unreadable(scope: Scope) -> ApiError | None:
+    """Why a request cannot be served whatever it asks."""
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER:
+        return header_too_large()
+    if scope["method"] == "POST" and any(name == b"upgrade" for name, _ in scope["headers"]):
+        # httptools takes what follows for the other protocol, and the body would be lost.
+        return invalid(
+            "Send the request as HTTP/1.1 without the header 'Upgrade'.", code="upgrade_not_supported"
+        )
+    return None
 
 
 class Exchange:
@@ -88,11 +101,12 @@ class Exchange:
         if logger.isEnabledFor(level):
             fields = {
                 "method": self.scope["method"],
+                "path": clip(self.scope["path"], 128),
                 "route": route,
                 "status": self.status,
                 "ms": round(seconds * 1e3, 1),
             }
-            logger.log(level, "%(method)s %(route)s %(status)s %(ms)s ms", fields, extra={"fields": fields})
+            logger.log(level, "%(method)s %(path)s %(status)s %(ms)s ms", fields, extra={"fields": fields})
 
 
 class BodyLimit:

@@ -1,12 +1,14 @@
-"""HTTP/1.1 as uvicorn and httptools speak it, with a bound on the bytes of a request's header."""
+"""HTTP/1.1 as uvicorn and httptools speak it, made safe where they are not."""
 
 import json
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server.errors import ApiError
+from server.errors import ApiError, invalid
 
 MAX_HEADER = 32 << 10  # bytes
+LINES = {400: "400 Bad Request", 431: "431 Request Header Fields Too Large"}
 
 
 def header_too_large() -> ApiError:
@@ -14,10 +16,15 @@ def header_too_large() -> ApiError:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Ends a connection whose header outgrows the bound; httptools itself would keep all of it in memory."""
+    """One connection.
+
+    Ends it when a header outgrows the bound (httptools would keep all of it), answers what is not HTTP in
+    OpenAI's shape, and tells a running request that its client left even if another was pipelined behind it.
+    """
 
     reading_header = False
     header_bytes = 0
+    running: Any = None
 
     def on_message_begin(self) -> None:
         self.reading_header, self.header_bytes = True, 0
@@ -32,14 +39,32 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if within and self.reading_header:
             self.header_bytes += len(data)
-            if self.header_bytes > MAX_HEADER and not self.transport.is_closing():
-                self._refuse()
+            if self.header_bytes > MAX_HEADER:
+                self._refuse(header_too_large())
 
-    def _refuse(self) -> None:
-        body = json.dumps(header_too_large().body()).encode()
-        head = (
-            "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(invalid("The request is not valid HTTP/1.1.", code="invalid_http"))
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer and close; only close if another answer is on its way, which this would end up inside of."""
+        if self.transport.is_closing():
+            return
+        if self.running is None or self.running.response_complete:
+            body = json.dumps(error.body()).encode()
+            head = (
+                f"HTTP/1.1 {LINES[error.status_code]}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.running is not None and not self.running.response_complete:
+            self.running.disconnected = True
+            self.running.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)

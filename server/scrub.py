@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
+PROBE = 24  # characters by which a shortened value is known
 SHORTEST = 4  # a value of fewer characters is not worth hiding, and hiding it garbles words
-LOOK = 4096  # only this much of a message is kept, so only values that fit in it are looked for
+LONGEST = 1200  # characters of a message that are kept; only values that can stand in it are looked for
+MOST = 20_000  # values that are looked for
+TOO_MANY = "This value is not allowed."
 
 
 def scrub(message: str, body: Any, vocabulary: frozenset[str]) -> str:
@@ -13,16 +17,24 @@ def scrub(message: str, body: Any, vocabulary: frozenset[str]) -> str:
 
     Args:
         message: the text of an error.
-        body: the parsed request body.
+        body: the parsed request body, or the part of it the error is about.
         vocabulary: words of the API itself (field names, literals), which stay.
     """
-    message = message[:LOOK]
-    for value in sorted(set(_leaves(body)) - vocabulary, key=len, reverse=True):
-        for form in {value, repr(value)[1:-1], value.strip()}:
-            if len(form) >= SHORTEST:
-                inside = any(form in word for word in vocabulary)
-                message = _remove_word(message, form) if inside else _remove(message, form)
+    message = message[:LONGEST]
+    values = set(islice(_leaves(body), MOST + 1)) - vocabulary
+    if len(values) > MOST:
+        return TOO_MANY
+    found = {form for value in values for form in _forms(value) if form[:PROBE] in message}
+    for form in sorted(found, key=len, reverse=True):
+        inside = any(form in word for word in vocabulary)
+        message = _remove_word(message, form) if inside else _remove(message, form)
     return message
+
+
+def _forms(value: str) -> list[str]:
+    """A value as it may stand in a message; of long ones the beginning is enough."""
+    value = value[:LONGEST]
+    return [form for form in {value, repr(value)[1:-1], value.strip()} if len(form) >= SHORTEST]
 
 
 def _remove_word(message: str, value: str) -> str:
@@ -32,8 +44,8 @@ def _remove_word(message: str, value: str) -> str:
 
 def _remove(message: str, value: str) -> str:
     message = message.replace(value, "…")
-    probe = value[:24]
-    if len(value) <= 24 or (start := message.find(probe)) < 0:
+    probe = value[:PROBE]
+    if len(value) <= PROBE or (start := message.find(probe)) < 0:
         return message
     end = start + len(probe)  # the message holds a shortened form of the value
     while end < len(message) and end - start < len(value) and message[end] == value[end - start]:
@@ -56,7 +68,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 def pieces(value: Any) -> list[str]:
     """The words that the values of `value` are made of."""
-    return [word for leaf in _leaves(value) for word in re.split(r"\W+", leaf)]
+    return [word for leaf in islice(_leaves(value), MOST) for word in re.split(r"\W+", leaf)]
 
 
 def words(schema: Any) -> frozenset[str]:

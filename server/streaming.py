@@ -47,9 +47,8 @@ class Relay:
             if held is not None:
                 yield _with_report(held, report) if event == DONE and report is not None else held
                 held = None
-            if event.startswith(ERROR):
-                body = json.loads(event[len(DATA) :])
-                yield f"{DATA}{json.dumps(self.to_error(body))}\n\n"
+            if (error := error_of(event)) is not None:
+                yield f"{DATA}{json.dumps(self.to_error(error))}\n\n"
             elif report is not None and _may_be_last(event):
                 held = event
             else:

@@ -1,6 +1,6 @@
 """Plain decoding on one engine."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -33,5 +33,5 @@ class Plain(SequenceMethod):
     def direct(self, deployment: Deployment) -> str:
         return self.engine or deployment.default
 
-    def generate(self, job: Job, engines: "Mapping[str, EngineClient]") -> AsyncIterator[Chunk]:
+    def generate(self, job: Job, engines: "Mapping[str, EngineClient]") -> AsyncGenerator[Chunk, None]:
         raise AssertionError("plain decoding is handed to the engine as it is")

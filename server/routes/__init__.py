@@ -9,6 +9,7 @@ from decoders.request import Decoding
 from server.admission import Slots
 from server.config import ServeSettings
 from server.engine import DecodingEngine
+from server.failures import Failures
 from server.metrics import EngineMetrics
 from server.openai import Handlers
 
@@ -23,8 +24,15 @@ class State:
     slots: Slots
     engine_metrics: EngineMetrics
     presets: dict[str, Decoding]
+    created: int
     vocabulary: frozenset[str] = field(default_factory=frozenset)
-    created: int = 0
+
+    def failures(self, request: Request) -> Failures:
+        """What turns an error of this request into a response."""
+        return Failures(self.engine, request, self.vocabulary)
+
+    def serves(self, model: str) -> bool:
+        return model == self.settings.model_name() or model in self.presets
 
 
 def state_of(request: Request) -> State:

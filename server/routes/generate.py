@@ -10,10 +10,12 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 from vllm.entrypoints.openai.completion.protocol import CompletionResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
+from decoders.report import Report
 from server.admission import admit
 from server.body import JsonRoute
+from server.call import Call
 from server.disconnect import until_disconnect
-from server.errors import ApiError
+from server.errors import ApiError, invalid, model_not_found
 from server.failures import Failures
 from server.openai import ASKED_MODEL
 from server.requests import ChatRequest, GeneratingRequest, TextRequest
@@ -22,6 +24,9 @@ from server.schemas import ERRORS, EVENTS
 from server.streaming import Events, EventStream, Relay, close, error_of
 
 router = APIRouter(route_class=JsonRoute)
+
+# vLLM reads these, and passes over what it cannot read.
+ENGINE_HEADERS = frozenset({"x-data-parallel-rank", "x-vllm-priority", "x-session-id"})
 
 Handler = Callable[[Any, Request], Awaitable[Any]]
 
@@ -46,14 +51,18 @@ async def create_completion(body: TextRequest, request: Request, state: Shared) 
 
 
 async def _answer(body: GeneratingRequest, request: Request, state: State, handler: Handler) -> Response:
+    if body.model and not state.serves(body.model):
+        raise model_not_found()
+    for header in ENGINE_HEADERS.intersection(request.headers):
+        raise invalid(f"The header '{header}' is not taken here; send 'priority' in the body.")
     call = admit(body, state.presets, state.engine.deployment, state.settings.limits)
     ASKED_MODEL.set(body.model)
-    failures = Failures(state.engine, request, state.vocabulary)
+    failures = state.failures(request)
     return await until_disconnect(request, _generate(body, request, state, handler, call, failures))
 
 
 async def _generate(
-    body: GeneratingRequest, request: Request, state: State, handler: Handler, call: Any, failures: Failures
+    body: GeneratingRequest, request: Request, state: State, handler: Handler, call: Call, failures: Failures
 ) -> Response:
     report = call.report if call.decoding.report else None
     async with AsyncExitStack() as held:
@@ -68,7 +77,9 @@ async def _generate(
         return Response(result.model_dump_json(), media_type="application/json")
 
 
-async def _stream(result: Events, report: Any, held: AsyncExitStack, failures: Failures) -> Response:
+async def _stream(
+    result: Events, report: Report | None, held: AsyncExitStack, failures: Failures
+) -> Response:
     """The stream, once its first event shows that the engine took the request; else its error."""
     try:
         first = await anext(result)

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from decoders.request import catalogue
-from server.errors import ApiError
+from server.errors import model_not_found
 from server.routes import Shared, State
 from server.schemas import ERRORS
 
@@ -38,10 +38,8 @@ async def list_models(state: Shared) -> dict[str, Any]:
 @router.get("/v1/models/{model:path}", responses=ERRORS)
 async def get_model(model: str, state: Shared) -> dict[str, Any]:
     """One model or preset."""
-    if model != state.settings.model_name() and model not in state.presets:
-        raise ApiError(
-            404, "This model does not exist here; see GET /v1/models.", code="model_not_found", param="model"
-        )
+    if not state.serves(model):
+        raise model_not_found()
     return _card(state, model)
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server import __version__
-from server.errors import unavailable
+from server.errors import engine_dead
 from server.metrics import METRICS, exposition
 from server.routes import Shared, State
 from server.schemas import ERRORS
@@ -17,7 +17,7 @@ router = APIRouter(tags=["Operation"], responses={503: ERRORS[503]})
 
 def _require_engines(state: State) -> None:
     if dead := state.engine.dead_engines():
-        raise unavailable(f"Engine '{dead[0]}' has died; the server is going down.", "engine_dead", 5)
+        raise engine_dead(dead[0])
 
 
 @router.get("/health")
@@ -31,8 +31,8 @@ async def health(state: Shared) -> dict[str, Any]:
 async def ready(state: Shared) -> dict[str, Any]:
     """Whether new requests are taken; 503 while the server drains or an engine is dead."""
     _require_engines(state)
-    if state.slots.draining:
-        raise unavailable("The server is shutting down.", "draining", 5)
+    if state.slots.closed is not None:
+        raise state.slots.closed
     return {"status": "ready", "model": state.settings.model_name()}
 
 

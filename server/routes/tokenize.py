@@ -6,7 +6,6 @@ from vllm.entrypoints.serve.tokenize.protocol import DetokenizeResponse, Tokeniz
 
 from server.body import JsonRoute
 from server.errors import invalid
-from server.failures import Failures
 from server.requests import DetokenizeBody, TokenizeBody
 from server.routes import Shared, State
 from server.schemas import ERRORS
@@ -33,5 +32,5 @@ def _reply(
     result: TokenizeResponse | DetokenizeResponse | ErrorResponse, request: Request, state: State
 ) -> Response:
     if isinstance(result, ErrorResponse):
-        raise Failures(state.engine, request, state.vocabulary).from_vllm(result)
+        raise state.failures(request).from_vllm(result)
     return Response(result.model_dump_json(), media_type="application/json")

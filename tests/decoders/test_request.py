@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -24,7 +24,7 @@ class Twice(SequenceMethod):
     def unavailable(cls, deployment: Deployment) -> str | None:
         return None if len(deployment.engines) > 1 else "it needs two engines"
 
-    def generate(self, job: Any, engines: Any) -> AsyncIterator[Any]:
+    def generate(self, job: Any, engines: Any) -> AsyncGenerator[Any, None]:
         raise NotImplementedError
 
 

@@ -7,7 +7,7 @@ from decoders.deployment import Deployment, EngineFacts
 from decoders.request import DecodingRequest
 from server.admission import Slots, admit
 from server.config import LimitSettings
-from server.errors import ApiError
+from server.errors import ApiError, unavailable
 from server.requests import CALL, ChatRequest, TextRequest
 
 DEPLOYMENT = Deployment("base", {"base": EngineFacts("b", 512), "small": EngineFacts("s", 512)})
@@ -60,6 +60,26 @@ def refusal(make: Any, **fields: Any) -> ApiError:
         (text, {"prompt": [1, "a"]}, "prompt"),
         (text, {"prompt": [[1], [-1]]}, "prompt"),
         (chat, {"stop_token_ids": [1, "2"]}, "stop_token_ids"),
+        (chat, {"use_beam_search": True, "stop": ["x"]}, "stop"),
+        (chat, {"use_beam_search": True, "stream": True}, "use_beam_search"),
+        (chat, {"length_penalty": 2.0}, "length_penalty"),
+        (chat, {"stream_options": {"include_usage": True}}, "stream_options"),
+        (chat, {"stream": True, "stream_options": {"include_usgae": True}}, "stream_options.include_usgae"),
+        (chat, {"request_id": "x"}, "request_id"),
+        (chat, {"return_token_offsets": True}, "return_token_offsets"),
+        (chat, {"messages": [{"role": "user"}]}, "messages.0.content"),
+        (chat, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
+        (chat, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages.0.tool_calls.0.function"),
+        (chat, {"tools": [{"type": "function", "x": 1}]}, "tools.0.x"),
+        (chat, {"structured_outputs": {"json": {"$ref": "http://x/y"}}}, "structured_outputs"),
+        (chat, {"structured_outputs": {"json": '{"$ref": "http://x/y"}'}}, "structured_outputs"),
+        (chat, {"structured_outputs": {"json": {}, "disable_any_whitespace": True}}, "structured_outputs"),
+        (chat, {"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs"),
+        (chat, {"structured_outputs": {"choice": ["a", 1]}}, "structured_outputs"),
+        (chat, {"vllm_xargs": {"a": {}}}, "vllm_xargs"),
+        (chat, {"vllm_xargs": {str(i): 1 for i in range(65)}}, "vllm_xargs"),
+        (chat, {"documents": ["x"]}, "documents.0"),
+        (chat, {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         (chat, {"decoding": {"sequence": {"method": "plain", "engine": "huge"}}}, "decoding.sequence.engine"),
         (chat, {"use_beam_search": True, "decoding": {"report": True}}, "use_beam_search"),
     ],
@@ -145,7 +165,7 @@ async def test_a_waiter_that_leaves_gives_up_its_place() -> None:
 
 async def test_a_draining_server_takes_nobody() -> None:
     slots = Slots(1, 1)
-    slots.draining = True
+    slots.closed = unavailable("The server is shutting down.", "draining")
     with pytest.raises(ApiError) as caught:
         async with slots.hold():
             pass

@@ -105,7 +105,7 @@ def test_unknown_keys_and_bad_values_are_errors_that_name_the_key(
         (["--host", "0.0.0.0"], "no API key"),
         (["m", "--engines", '{"a": {"model": "x"}}'], "not both"),
         (["--default-engine", "huge"], "base, small"),
-        (["--api-keys-file", "/no/such/file"], "is not a file"),
+        (["--api-keys-file", "/no/such/file"], "cannot be read"),
         (["--port", "70000"], "65535"),
     ],
 )
@@ -142,3 +142,55 @@ def test_a_variable_that_sets_nothing_is_an_error_with_a_suggestion() -> None:
 def test_a_missing_configuration_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a file"):
         use_config_file(tmp_path / "none.yaml")
+
+
+def test_lists_may_be_written_with_commas_or_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECANT_API_KEYS", "one, two")
+    assert parse().keys() == ["one", "two"]
+    monkeypatch.setenv("DECANT_API_KEYS", '["a,b", "c"]')
+    assert parse().keys() == ["a,b", "c"]
+    assert parse("--cors-origins", "http://x,http://y").cors_origins == ["http://x", "http://y"]
+
+
+def test_keys_that_are_none_are_an_error_and_not_an_open_door(tmp_path: Path) -> None:
+    empty = write(tmp_path / "keys", "# none yet\n\n")
+    for flags in (["--api-keys-file", str(empty)], ["--api-keys", ""]):
+        with pytest.raises(ValidationError, match="holds no key"):
+            parse(*flags)
+
+
+def test_keys_are_read_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "keys", "a#b\n")
+    settings = parse("--host", "0.0.0.0", "--api-keys-file", str(path))
+    path.unlink()
+    assert settings.keys() == ["a#b"]
+
+
+@pytest.mark.parametrize("text", ["port: [", "just text", "- a\n- b"])
+def test_a_file_that_holds_no_settings_is_an_error_in_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="config: ") as caught:
+        use_config_file(write(tmp_path / "c.yaml", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_served_under_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    assert parse(str(tmp_path / "my-model")).model_name() == "my-model"
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "-1"])
+def test_a_deadline_is_finite(seconds: str) -> None:
+    with pytest.raises(ValidationError):
+        parse("--drain-seconds", seconds)
+
+
+def test_what_the_operator_set_beats_what_the_environment_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from server.environment import prepare
+
+    for name in ("OMP_NUM_THREADS", "VLLM_LOGGING_LEVEL", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "kept")
+    prepare(1, 3, "info", 4, chosen={"OMP_NUM_THREADS"})
+    import os
+
+    held = [os.environ[name] for name in ("OMP_NUM_THREADS", "VLLM_LOGGING_LEVEL", "OMP_WAIT_POLICY")]
+    assert held == ["3", "kept", "kept"]

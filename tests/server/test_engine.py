@@ -1,7 +1,7 @@
 """DecodingEngine over real engines: plain requests pass through, a method's chunks become vLLM's outputs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ class Relay(SequenceMethod):
     fails_after: int = 10**9
     forgets_to_finish: bool = False
 
-    async def generate(self, job: Job, engines: Mapping[str, EngineClient]) -> AsyncIterator[Chunk]:
+    async def generate(self, job: Job, engines: Mapping[str, EngineClient]) -> AsyncGenerator[Chunk, None]:
         tokens, emitted, turns = list(job.prompt_token_ids), 0, 0
         while emitted < job.params.max_tokens:
             if turns >= self.fails_after:
@@ -77,7 +77,7 @@ class Run:
     def stream(self, request_id: str = "r", prompt: str = "What is the capital of", **params: Any) -> Any:
         settings = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True, "output_kind": FINAL, **params}
         sampling = SamplingParams(**settings)
-        sampling.extra_args = {CALL: Call(self.decoding, self.report, self.engine.deployment)}
+        sampling.extra_args = {CALL: Call(self.decoding, self.report)}
         ids = self.engine.renderer.tokenizer.encode(prompt)
         return self.engine.generate(tokens_input(ids), sampling, request_id)
 

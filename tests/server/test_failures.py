@@ -11,7 +11,10 @@ from server.failures import Failures, infer_param
 
 def failures(body: Any = None) -> Failures:
     request: Any = SimpleNamespace(state=SimpleNamespace(body=body))
-    return Failures(None, request, frozenset({"prompt", "stop"}))
+    engine: Any = SimpleNamespace(dead_engines=list)
+    return Failures(
+        engine, request, frozenset({"max_completion_tokens", "prompt", "stop", "structured_outputs"})
+    )
 
 
 def test_a_validation_error_of_vllm_loses_the_value_it_quotes() -> None:
@@ -54,3 +57,24 @@ def test_the_field_is_inferred_where_vllm_names_none(
     message: str, body: dict[str, Any], param: str | None
 ) -> None:
     assert infer_param(message, body) == param
+
+
+def test_a_field_vllm_names_for_another_is_found_again() -> None:
+    body = {"response_format": {"json_schema": {"schema": {"$ref": "#/secret/place"}}}}
+    error = VLLMValidationError(
+        "The grammar or schema accepts no text: place", parameter="structured_outputs"
+    )
+    mapped = failures(body).from_exception(error)
+    assert (mapped.status_code, mapped.param) == (400, "response_format")
+    assert "place" not in mapped.detail
+    missing = VLLMValidationError("prompt must be given", parameter="prompt")
+    assert failures({}).from_exception(missing).param == "prompt"
+
+
+def test_the_name_the_caller_used_is_the_one_in_the_error() -> None:
+    error = VLLMValidationError("max_tokens must be at least 1", parameter="max_tokens")
+    mapped = failures({"max_completion_tokens": 0}).from_exception(error)
+    assert (mapped.param, mapped.detail) == (
+        "max_completion_tokens",
+        "max_completion_tokens must be at least 1",
+    )
