@@ -4,7 +4,7 @@ Checks stop at the first wrong item of a list. pydantic would gather an error fo
 of a union, with the input, in memory.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from typing import Any
 
 from pydantic_core import from_json
@@ -91,7 +91,7 @@ SCALARS: dict[str, type] = {
 }
 
 
-def normalised(data: Any, known: Iterable[str]) -> Any:
+def normalised(data: Any, known: Container[str]) -> Any:
     """The body with every null left out, as OpenAI's API takes null, if nothing in it would be ignored.
 
     Errors: ApiError 400 that names the field.
@@ -99,7 +99,6 @@ def normalised(data: Any, known: Iterable[str]) -> Any:
     if not isinstance(data, dict):
         return data
     data = {key: value for key, value in data.items() if value is not None}
-    known = frozenset(known)
     for key, value in data.items():
         if key in REFUSED:
             raise invalid(f"'{key}' cannot be used here: {REFUSED[key]}.", key, "unsupported_field")

@@ -13,11 +13,11 @@ import psutil
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.tokenizers import get_tokenizer
-from vllm.v1.engine.async_llm import AsyncLLM
 
 from decoders.deployment import Deployment, EngineFacts
 from decoders.registry import methods
 from decoders.vocabulary import fingerprint
+from server.acceptance import Engine
 from server.config import ConfigError, EngineSettings, ServeSettings
 from server.metrics import EngineMetrics, stat_logger
 from server.models import EMBEDDED_ARGUMENTS, locate, weight_bytes
@@ -153,11 +153,11 @@ def _require_memory(plans: list[Plan]) -> None:
 # ---- starting ------------------------------------------------------------------------------------------
 
 
-def create(plan: Plan, metrics: EngineMetrics) -> AsyncLLM:
+def create(plan: Plan, metrics: EngineMetrics) -> Engine:
     """The engine, with its core process up. Blocks until the model is loaded."""
     try:
         arguments = AsyncEngineArgs(**plan.arguments)
-        return AsyncLLM.from_engine_args(arguments, stat_loggers=[stat_logger(metrics.registry(plan.name))])
+        return Engine.from_engine_args(arguments, stat_loggers=[stat_logger(metrics.registry(plan.name))])
     except ConfigError:
         raise
     except Exception as error:
@@ -167,10 +167,10 @@ def create(plan: Plan, metrics: EngineMetrics) -> AsyncLLM:
         ) from error
 
 
-async def start_engines(plans: list[Plan], metrics: EngineMetrics) -> dict[str, AsyncLLM]:
+async def start_engines(plans: list[Plan], metrics: EngineMetrics) -> dict[str, Engine]:
     """All engines, started side by side. If one fails, the others are shut down and its error is raised."""
 
-    async def start(plan: Plan) -> AsyncLLM:
+    async def start(plan: Plan) -> Engine:
         began = time.perf_counter()
         logger.info("engine %s: loading %s", plan.name, plan.settings.model)
         beat = asyncio.create_task(_heartbeat(plan.name, began))
@@ -183,7 +183,7 @@ async def start_engines(plans: list[Plan], metrics: EngineMetrics) -> dict[str, 
 
     results = await asyncio.gather(*(start(plan) for plan in plans), return_exceptions=True)
     started = {
-        plan.name: result for plan, result in zip(plans, results, strict=True) if isinstance(result, AsyncLLM)
+        plan.name: result for plan, result in zip(plans, results, strict=True) if isinstance(result, Engine)
     }
     for result in results:
         if isinstance(result, BaseException):
@@ -199,7 +199,7 @@ async def _heartbeat(name: str, began: float) -> None:
         logger.info("engine %s: still loading after %.0f s", name, time.perf_counter() - began)
 
 
-def describe(plans: list[Plan], engines: Mapping[str, AsyncLLM], default: str) -> Deployment:
+def describe(plans: list[Plan], engines: Mapping[str, Engine], default: str) -> Deployment:
     """What runs, as the decoding methods see it."""
     facts = {
         plan.name: EngineFacts(

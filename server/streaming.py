@@ -1,5 +1,6 @@
 """Server-sent events: a refusal keeps its status, the report rides last, work ends with the client."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
@@ -25,13 +26,15 @@ class Relay:
     """A stream on its way to the client, with errors in OpenAI's shape and the report on its last event.
 
     Args:
-        first: the first event, taken from `source` already.
-        source: the events after it.
+        first: the task that takes the first event from `source`.
+        source: the events.
         report: what to put on the last event, or None.
         to_error: makes OpenAI's body of a vLLM error body.
     """
 
-    def __init__(self, first: str, source: Events, report: Report | None, to_error: ErrorMap) -> None:
+    def __init__(
+        self, first: asyncio.Future[str], source: Events, report: Report | None, to_error: ErrorMap
+    ) -> None:
         self.first = first
         self.source = source
         self.report = report
@@ -40,22 +43,32 @@ class Relay:
 
     async def events(self) -> Events:
         report = self.report
-        held = self.first if report is not None and _may_be_last(self.first) else None
+        first = await self.first
+        held = first if report is not None and _may_be_last(first) else None
         if held is None:
-            yield self.first
+            yield self._mapped(first)
         async for event in self.source:
             if held is not None:
                 yield _with_report(held, report) if event == DONE and report is not None else held
                 held = None
-            if (error := error_of(event)) is not None:
-                yield f"{DATA}{json.dumps(self.to_error(error))}\n\n"
-            elif report is not None and _may_be_last(event):
+            if report is not None and _may_be_last(event):
                 held = event
             else:
-                yield event
+                yield self._mapped(event)
         if held is not None:
             yield held
         self.complete = True
+
+    def _mapped(self, event: str) -> str:
+        if (error := error_of(event)) is None:
+            return event
+        return f"{DATA}{json.dumps(self.to_error(error))}\n\n"
+
+    async def close(self) -> None:
+        """End the source, wherever it is."""
+        self.first.cancel()
+        await asyncio.gather(self.first, return_exceptions=True)
+        await self.source.aclose()
 
 
 class EventStream(StreamingResponse):
@@ -77,15 +90,11 @@ class EventStream(StreamingResponse):
         finally:
             if not self.relay.complete:
                 METRICS.disconnected.labels(scope["path"]).inc()
-            await close([self.events, self.relay.source], self.held)
-
-
-async def close(sources: list[Events], held: AsyncExitStack) -> None:
-    try:
-        for source in sources:
-            await source.aclose()
-    finally:
-        await held.aclose()
+            try:
+                await self.events.aclose()
+                await self.relay.close()
+            finally:
+                await self.held.aclose()
 
 
 def error_of(event: str) -> dict[str, Any] | None:

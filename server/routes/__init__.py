@@ -35,7 +35,7 @@ class State:
         return model == self.settings.model_name() or model in self.presets
 
 
-def state_of(request: Request) -> State:
+async def state_of(request: Request) -> State:  # async: FastAPI sends any other to a thread
     return cast(State, request.app.state.decant)
 
 

@@ -10,7 +10,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 from vllm.entrypoints.openai.completion.protocol import CompletionResponse
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from decoders.report import Report
+from server.acceptance import ACCEPTED
 from server.admission import admit
 from server.body import JsonRoute
 from server.call import Call
@@ -21,7 +21,7 @@ from server.openai import ASKED_MODEL
 from server.requests import ChatRequest, GeneratingRequest, TextRequest
 from server.routes import Shared, State
 from server.schemas import ERRORS, EVENTS
-from server.streaming import Events, EventStream, Relay, close, error_of
+from server.streaming import EventStream, Relay, error_of
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -65,30 +65,46 @@ async def _generate(
     body: GeneratingRequest, request: Request, state: State, handler: Handler, call: Call, failures: Failures
 ) -> Response:
     report = call.report if call.decoding.report else None
+    accepted = asyncio.Event()
+    ACCEPTED.set(accepted)
     async with AsyncExitStack() as held:
         await held.enter_async_context(state.slots.hold())
         result = await handler(body, request)
         if isinstance(result, ErrorResponse):
             raise failures.from_vllm(result)
         if body.stream:
-            return await _stream(result, report, held, failures)
+            first: asyncio.Future[str] = asyncio.ensure_future(anext(result))
+            relay = Relay(first, result, report, lambda error: failures.from_body(error).body())
+            try:
+                await _require_begun(body, first, accepted, failures)
+            except BaseException:
+                await relay.close()
+                raise
+            return EventStream(relay, held.pop_all())
         if report is not None:
             result.decoding = report.layers
         return Response(result.model_dump_json(), media_type="application/json")
 
 
-async def _stream(
-    result: Events, report: Report | None, held: AsyncExitStack, failures: Failures
-) -> Response:
-    """The stream, once its first event shows that the engine took the request; else its error."""
+async def _require_begun(
+    body: GeneratingRequest, first: asyncio.Future[str], accepted: asyncio.Event, failures: Failures
+) -> None:
+    """Return once the stream can begin; raise the ApiError of a request that the engine refuses.
+
+    An engine that has accepted the request refuses it no more, so the headers need not wait for its first
+    token. Two cases do: several prompts, each of which is accepted on its own, and a grammar, of which only
+    the first token shows that it admits any text.
+    """
+    several = isinstance(body, TextRequest) and isinstance(body.prompt, list) and len(body.prompt) > 1
+    if not (several or body.structured_outputs or body.response_format or getattr(body, "tools", None)):
+        waiting = asyncio.ensure_future(accepted.wait())
+        await asyncio.wait((first, waiting), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not first.done():
+            return
     try:
-        first = await anext(result)
-        if (error := error_of(first)) is not None:
-            raise failures.from_body(error)
+        event = await asyncio.shield(first)
     except StopAsyncIteration:
         raise ApiError(500, "The engine ended the stream before it began.", code="internal_error") from None
-    except (Exception, asyncio.CancelledError):
-        await close([result], AsyncExitStack())
-        raise
-    relay = Relay(first, result, report, lambda error: failures.from_body(error).body())
-    return EventStream(relay, held.pop_all())
+    if (error := error_of(event)) is not None:
+        raise failures.from_body(error)

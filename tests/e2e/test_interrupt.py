@@ -1,4 +1,4 @@
-"""bfloat16 on the CPU, and Ctrl-C: one server for both."""
+"""bfloat16 on the CPU and Ctrl-C, and signals while the engines load."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.e2e.client import CHAT
-from tests.e2e.process import serving, survivors
+from tests.e2e.client import CHAT, wait_for
+from tests.e2e.process import Decant, serving, survivors
 
 
 def test_a_bfloat16_server_answers_and_drains_on_ctrl_c(tmp_path: Path) -> None:
@@ -30,3 +30,16 @@ def test_a_bfloat16_server_answers_and_drains_on_ctrl_c(tmp_path: Path) -> None:
         assert [choice["finish_reason"] for choice in choices] == ["length"] * 4
         assert server.exit_status(30) == 0
         assert not survivors(children)
+
+
+def test_a_server_told_to_stop_while_it_loads_stops_at_once(tmp_path: Path) -> None:
+    server = Decant(tmp_path / "log", [])
+    try:
+        wait_for(lambda: "loading" in server.output(), 60, "the engines load")
+        wait_for(lambda: bool(server.descendants()), 60, "an engine's process has started")
+        children = server.descendants()
+        server.terminate()
+        assert server.exit_status(5) == 128 + signal.SIGTERM
+        assert not survivors(children)
+    finally:
+        server.stop()

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -24,8 +25,14 @@ async def events(*items: str) -> AsyncGenerator[str, None]:
         yield item
 
 
+def done(event: str) -> asyncio.Future[str]:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    future.set_result(event)
+    return future
+
+
 async def relayed(report: Report | None, first: str, *rest: str) -> list[str]:
-    relay = Relay(first, events(*rest), report, lambda body: {"mapped": body["error"]["code"]})
+    relay = Relay(done(first), events(*rest), report, lambda body: {"mapped": body["error"]["code"]})
     out = [event async for event in relay.events()]
     assert relay.complete
     return out
@@ -63,7 +70,7 @@ async def test_tokens_are_not_held_back() -> None:
         yield LAST
         yield DONE
 
-    stream = Relay(TOKEN, source(), report(), dict).events()
+    stream = Relay(done(TOKEN), source(), report(), dict).events()
     assert [await anext(stream), await anext(stream)] == [TOKEN, TOKEN]
     assert reached == []
 
@@ -95,10 +102,36 @@ async def test_a_stream_that_never_starts_still_ends_its_source_and_gives_back_i
     first = await anext(events)
     held = AsyncExitStack()
     held.callback(ended.append, "slot")
-    stream = EventStream(Relay(first, events, None, dict), held)
+    stream = EventStream(Relay(done(first), events, None, dict), held)
     left = METRICS.disconnected.labels("/stream")
     before = left._value.get()
     with anyio.fail_after(5):
         await stream({"type": "http", "path": "/stream", "asgi": {"spec_version": "2.3"}}, gone, send)
     assert ended == ["source", "slot"]
     assert left._value.get() == before + 1
+
+
+async def test_a_client_that_leaves_before_the_first_event_ends_the_source() -> None:
+    ended: list[str] = []
+
+    async def source() -> AsyncGenerator[str, None]:
+        try:
+            await anyio.sleep_forever()
+            yield TOKEN
+        finally:
+            ended.append("source")
+
+    async def gone() -> dict[str, str]:
+        await anyio.sleep(0.05)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    events = source()
+    held = AsyncExitStack()
+    held.callback(ended.append, "slot")
+    stream = EventStream(Relay(asyncio.ensure_future(anext(events)), events, None, dict), held)
+    with anyio.fail_after(5):
+        await stream({"type": "http", "path": "/stream", "asgi": {"spec_version": "2.3"}}, gone, send)
+    assert ended == ["source", "slot"]
