@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
+from starlette.types import Receive
 
 from server.metrics import METRICS
 
@@ -19,7 +20,7 @@ async def until_disconnect(request: Request, work: Coroutine[Any, Any, Response]
     The request's body must have been read: what arrives while this waits is thrown away.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
+    leaving = asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -33,6 +34,7 @@ async def until_disconnect(request: Request, work: Coroutine[Any, Any, Response]
             await asyncio.gather(working, return_exceptions=True)
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -13,6 +13,7 @@ import psutil
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.tokenizers import get_tokenizer
+from vllm.usage.usage_lib import UsageContext
 
 from decoders.deployment import Deployment, EngineFacts
 from decoders.registry import methods
@@ -157,7 +158,11 @@ def create(plan: Plan, metrics: EngineMetrics) -> Engine:
     """The engine, with its core process up. Blocks until the model is loaded."""
     try:
         arguments = AsyncEngineArgs(**plan.arguments)
-        return Engine.from_engine_args(arguments, stat_loggers=[stat_logger(metrics.registry(plan.name))])
+        return Engine.from_engine_args(
+            arguments,
+            usage_context=UsageContext.OPENAI_API_SERVER,  # what vLLM's defaults for batches depend on
+            stat_loggers=[stat_logger(metrics.registry(plan.name))],
+        )
     except ConfigError:
         raise
     except Exception as error:

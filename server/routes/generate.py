@@ -73,10 +73,9 @@ async def _generate(
         if isinstance(result, ErrorResponse):
             raise failures.from_vllm(result)
         if body.stream:
-            first: asyncio.Future[str] = asyncio.ensure_future(anext(result))
-            relay = Relay(first, result, report, lambda error: failures.from_body(error).body())
+            relay = Relay(result, report, lambda error: failures.from_body(error).body())
             try:
-                await _require_begun(body, first, accepted, failures)
+                await _require_begun(body, relay, accepted, failures)
             except BaseException:
                 await relay.close()
                 raise
@@ -87,7 +86,7 @@ async def _generate(
 
 
 async def _require_begun(
-    body: GeneratingRequest, first: asyncio.Future[str], accepted: asyncio.Event, failures: Failures
+    body: GeneratingRequest, relay: Relay, accepted: asyncio.Event, failures: Failures
 ) -> None:
     """Return once the stream can begin; raise the ApiError of a request that the engine refuses.
 
@@ -96,15 +95,15 @@ async def _require_begun(
     the first token shows that it admits any text.
     """
     several = isinstance(body, TextRequest) and isinstance(body.prompt, list) and len(body.prompt) > 1
+    begun: set[asyncio.Future[Any]] = {relay.first, relay.task}
+    waiting = asyncio.ensure_future(accepted.wait())
     if not (several or body.structured_outputs or body.response_format or getattr(body, "tools", None)):
-        waiting = asyncio.ensure_future(accepted.wait())
-        await asyncio.wait((first, waiting), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if not first.done():
-            return
-    try:
-        event = await asyncio.shield(first)
-    except StopAsyncIteration:
-        raise ApiError(500, "The engine ended the stream before it began.", code="internal_error") from None
-    if (error := error_of(event)) is not None:
-        raise failures.from_body(error)
+        begun.add(waiting)
+    await asyncio.wait(begun, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if relay.first.done():
+        if (error := error_of(relay.first.result())) is not None:
+            raise failures.from_body(error)
+    elif relay.task.done():
+        relay.task.result()
+        raise ApiError(500, "The engine ended the stream before it began.", code="internal_error")

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import pytest
 
 from decoders.report import Report
 from server.metrics import METRICS
@@ -25,17 +26,39 @@ async def events(*items: str) -> AsyncGenerator[str, None]:
         yield item
 
 
-def done(event: str) -> asyncio.Future[str]:
-    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    future.set_result(event)
-    return future
+class Client:
+    """What a client of the stream receives."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.left = asyncio.Event()
+
+    async def send(self, message: Any) -> None:
+        self.messages.append(message)
+
+    async def receive(self) -> dict[str, str]:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    def events(self) -> list[str]:
+        return [m["body"].decode() for m in self.messages if m["type"] == "http.response.body" and m["body"]]
+
+    async def take(self, stream: EventStream) -> None:
+        with anyio.fail_after(5):
+            await stream({"type": "http", "path": "/stream"}, self.receive, self.send)
 
 
-async def relayed(report: Report | None, first: str, *rest: str) -> list[str]:
-    relay = Relay(done(first), events(*rest), report, lambda body: {"mapped": body["error"]["code"]})
-    out = [event async for event in relay.events()]
-    assert relay.complete
-    return out
+def relay(source: AsyncGenerator[str, None], report: Report | None = None) -> Relay:
+    return Relay(source, report, lambda body: {"mapped": body["error"]["code"]})
+
+
+async def relayed(report: Report | None, *items: str) -> list[str]:
+    client = Client()
+    await client.take(EventStream(relay(events(*items), report), AsyncExitStack()))
+    assert client.messages[0]["type"] == "http.response.start"
+    assert (b"content-type", b"text/event-stream; charset=utf-8") in client.messages[0]["headers"]
+    assert client.messages[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    return client.events()
 
 
 def report() -> Report:
@@ -62,17 +85,23 @@ async def test_the_report_rides_on_the_last_event_only() -> None:
 
 
 async def test_tokens_are_not_held_back() -> None:
-    reached: list[str] = []
+    reached = asyncio.Event()
 
     async def source() -> AsyncGenerator[str, None]:
         yield TOKEN
-        reached.append("second")
+        yield TOKEN
+        await reached.wait()
         yield LAST
         yield DONE
 
-    stream = Relay(done(TOKEN), source(), report(), dict).events()
-    assert [await anext(stream), await anext(stream)] == [TOKEN, TOKEN]
-    assert reached == []
+    client = Client()
+    taking = asyncio.create_task(client.take(EventStream(relay(source(), report()), AsyncExitStack())))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert client.events() == [TOKEN, TOKEN]
+    reached.set()
+    await taking
+    assert len(client.events()) == 4
 
 
 async def test_an_error_event_is_mapped() -> None:
@@ -82,7 +111,31 @@ async def test_an_error_event_is_mapped() -> None:
     assert await relayed(report(), TOKEN, broken, DONE) == [TOKEN, 'data: {"mapped": 500}\n\n', DONE]
 
 
-async def test_a_stream_that_never_starts_still_ends_its_source_and_gives_back_its_slot() -> None:
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_client_that_leaves_ends_the_source_and_gives_back_the_slot(before: int) -> None:
+    ended: list[str] = []
+
+    async def source() -> AsyncGenerator[str, None]:
+        try:
+            for _ in range(before):
+                yield TOKEN
+            await anyio.sleep_forever()
+        finally:
+            ended.append("source")
+
+    held = AsyncExitStack()
+    held.callback(ended.append, "slot")
+    client, left = Client(), METRICS.disconnected.labels("/stream")
+    count = left._value.get()
+    stream = EventStream(relay(source()), held)
+    await asyncio.sleep(0)
+    client.left.set()
+    await client.take(stream)
+    assert ended == ["source", "slot"]
+    assert left._value.get() == count + 1
+
+
+async def test_a_stream_nobody_takes_can_be_closed() -> None:
     ended: list[str] = []
 
     async def source() -> AsyncGenerator[str, None]:
@@ -92,46 +145,16 @@ async def test_a_stream_that_never_starts_still_ends_its_source_and_gives_back_i
         finally:
             ended.append("source")
 
-    async def gone() -> dict[str, str]:
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        await anyio.sleep_forever()
-
-    events = source()
-    first = await anext(events)
-    held = AsyncExitStack()
-    held.callback(ended.append, "slot")
-    stream = EventStream(Relay(done(first), events, None, dict), held)
-    left = METRICS.disconnected.labels("/stream")
-    before = left._value.get()
-    with anyio.fail_after(5):
-        await stream({"type": "http", "path": "/stream", "asgi": {"spec_version": "2.3"}}, gone, send)
-    assert ended == ["source", "slot"]
-    assert left._value.get() == before + 1
+    stream = relay(source())
+    assert await stream.first == TOKEN
+    await stream.close()
+    assert ended == ["source"]
 
 
-async def test_a_client_that_leaves_before_the_first_event_ends_the_source() -> None:
-    ended: list[str] = []
-
+async def test_a_source_that_fails_fails_the_response() -> None:
     async def source() -> AsyncGenerator[str, None]:
-        try:
-            await anyio.sleep_forever()
-            yield TOKEN
-        finally:
-            ended.append("source")
+        yield TOKEN
+        raise RuntimeError("broken")
 
-    async def gone() -> dict[str, str]:
-        await anyio.sleep(0.05)
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        pass
-
-    events = source()
-    held = AsyncExitStack()
-    held.callback(ended.append, "slot")
-    stream = EventStream(Relay(asyncio.ensure_future(anext(events)), events, None, dict), held)
-    with anyio.fail_after(5):
-        await stream({"type": "http", "path": "/stream", "asgi": {"spec_version": "2.3"}}, gone, send)
-    assert ended == ["source", "slot"]
+    with pytest.raises(RuntimeError, match="broken"):
+        await Client().take(EventStream(relay(source()), AsyncExitStack()))
