@@ -76,8 +76,7 @@ LONG_MIX: Final[Mix] = {
     "notes_long": 0.16,
     "recaps_long": 0.03,
 }
-# Later stages for what is learned last: verdicts and long notes.
-VERDICTS_ONLY: Final[Mix] = {"verdicts": 1.0}
+# A second stage for what is learned last: verdicts and long notes.
 VERDICT_MIX: Final[Mix] = {
     "verdicts": 0.6,
     "questions": 0.04,

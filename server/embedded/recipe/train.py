@@ -19,7 +19,6 @@ from .documents import (
     LONG_MIX,
     RETRIEVAL_MIX,
     VERDICT_MIX,
-    VERDICTS_ONLY,
     WORLD_MIX,
     Mix,
     corpus_digest,
@@ -60,9 +59,7 @@ class Stage:
     seed: int
 
 
-# The small model sees less arithmetic at first, so that word problems need the large one. The large one comes
-# out of its first stage with one verdict for everything: see the model card. A stage of nothing but verdicts,
-# in larger batches and at a lower rate, gets it off that plateau, and a last one brings the rest back.
+# The small model sees less arithmetic at first, so that word problems need the large one.
 PLANS: Final[dict[str, tuple[Stage, ...]]] = {
     "small": (
         Stage(
@@ -97,22 +94,6 @@ PLANS: Final[dict[str, tuple[Stage, ...]]] = {
             other_rate=0.002,
             decay=0.5,
             seed=0,
-        ),
-        Stage(
-            (Phase(256, 900_000, VERDICTS_ONLY),),
-            batch=1024,
-            matrix_rate=0.0007,
-            other_rate=0.0007,
-            decay=0.5,
-            seed=7,
-        ),
-        Stage(
-            (Phase(256, 350_000, WORLD_MIX), Phase(1024, 850_000, with_arithmetic(RETRIEVAL_MIX, 1.3))),
-            batch=1024,
-            matrix_rate=0.0008,
-            other_rate=0.0012,
-            decay=0.6,
-            seed=2,
         ),
     ),
 }
