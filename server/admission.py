@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.request import Decoding
+from server.body import INT64
 from server.call import Call
 from server.config import LimitSettings
 from server.errors import ApiError, invalid, unavailable
 from server.metrics import METRICS
 from server.requests import ChatRequest, GeneratingRequest, TextRequest, decoding_of
-
-INT64_MAX = 2**63 - 1
 
 
 def admit(
@@ -42,7 +41,7 @@ def check_limits(request: GeneratingRequest, limits: LimitSettings) -> None:
     if n * prompts > limits.sequences:
         param = "n" if n > 1 else "prompt"
         raise invalid(f"n times the number of prompts may be at most {limits.sequences} here.", param)
-    most = limits.max_tokens or INT64_MAX
+    most = limits.max_tokens or INT64 - 1
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
         _bound("max_completion_tokens", request.max_completion_tokens, 1, most)
     elif request.max_tokens is not None:
@@ -67,7 +66,7 @@ def _prompts(request: GeneratingRequest) -> int:
 
 def _bound(name: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
-        allowed = f"at least {least}" if most == INT64_MAX else f"between {least} and {most} on this server"
+        allowed = f"at least {least}" if most == INT64 - 1 else f"between {least} and {most} on this server"
         raise invalid(f"{name} must be {allowed}.", name)
 
 
