@@ -15,6 +15,42 @@ def header_too_large() -> ApiError:
     return ApiError(431, f"The header may have at most {MAX_HEADER} bytes.", code="header_too_large")
 
 
+class JoinedHeader:
+    """What one response writes to: its header waits for the first of its body, and both leave in one write.
+
+    ASGI asks for as much, and a write to a socket costs more than all else a streamed token costs the server.
+    """
+
+    def __init__(self, transport: Any, cycle: Any) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._header = b""
+        self._passed = False
+
+    def write(self, data: bytes) -> None:
+        if not self._passed and not self._header and self._cycle.response_started:
+            self._header = data
+            return
+        self._transport.write(self._take() + data)
+
+    def flush(self) -> None:
+        """Write the header if no body has taken it along (HEAD has none)."""
+        if self._header:
+            self._transport.write(self._take())
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return bool(self._transport.is_closing())
+
+    def _take(self) -> bytes:
+        header, self._header = self._header, b""
+        self._passed = self._passed or bool(header)
+        return header
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
@@ -60,7 +96,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.running = cycle
+        cycle.transport = JoinedHeader(self.transport, cycle)
         super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self.running is not None:
+            self.running.transport.flush()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.running is not None and not self.running.response_complete:

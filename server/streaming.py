@@ -10,14 +10,17 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from decoders.report import Report
-from server.disconnect import disconnected
-from server.metrics import METRICS
+from server.disconnect import Departure
 
 DATA = "data: "
 DONE = "data: [DONE]\n\n"
 ERROR = 'data: {"error"'
-# An event with one of these may be the last before [DONE]; JSON strings cannot hold them unescaped.
-ENDINGS = ('"finish_reason":"', '"choices":[]')
+# JSON strings cannot hold these unescaped. An event with one of the last two may be the last before [DONE].
+ROLE = '"delta":{"role":"'
+FINISHED = '"finish_reason":"'
+NO_CHOICES = '"choices":[]'
+
+HEADER_WAITS = 0.1  # seconds the header may wait for the first event, to leave in one write with it
 
 Events = AsyncGenerator[str, None]
 ErrorMap = Callable[[dict[str, Any]], dict[str, Any]]
@@ -27,50 +30,74 @@ class Relay:
     """A stream on its way to the client, with errors in OpenAI's shape and the report on its last event.
 
     One task takes the events from their source and sends them, from the request's acceptance to its end: a
-    second task in between would put every first token behind the other requests of its batch.
+    second task in between would put every first token behind the other requests of its batch. Events that
+    come at once leave in one write, since a write costs more than making an event: the role with the first
+    token, and the last token with all that follows it.
 
     Args:
         source: the events.
         report: what to put on the last event, or None.
+        single: there is but one choice, so that nothing but the end follows an event with its finish_reason.
         to_error: makes OpenAI's body of a vLLM error body.
     """
 
-    def __init__(self, source: Events, report: Report | None, to_error: ErrorMap) -> None:
+    def __init__(self, source: Events, report: Report | None, single: bool, to_error: ErrorMap) -> None:
         self.source = source
         self.report = report
+        self.holds_ends = single or report is not None
         self.to_error = to_error
         self.first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.opened: asyncio.Future[Send] = asyncio.get_running_loop().create_future()
+        self.held: list[str] = []  # events that wait for the next write
+        self.written = False
+        self.header: asyncio.Future[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.task = asyncio.ensure_future(self._run())
 
     def open(self, send: Send) -> None:
-        """Let the events flow to the client."""
+        """Let the events flow to the client, and the response's header now if none comes soon."""
         self.opened.set_result(send)
+        self.timer = asyncio.get_running_loop().call_later(HEADER_WAITS, self._write_header)
+
+    def _write_header(self) -> None:
+        if not self.written:
+            self.header = asyncio.ensure_future(self._write())
 
     async def close(self) -> None:
         """End the source, wherever it is."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.task.done():
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
         await self.source.aclose()
 
     async def _run(self) -> None:
-        report = self.report
-        held: str | None = None
-        async for event in self.source:
-            if not self.first.done():
-                self.first.set_result(event)
-                send = await self.opened
-            if held is not None:
-                if event == DONE and report is not None:
-                    held = _with_report(held, report)
-                await _send(send, held)
-                held = None
-            if report is not None and _may_be_last(event):
-                held = event
-            else:
-                await _send(send, self._mapped(event))
-        if held is not None:
-            await _send(send, held)
+        opening = True
+        try:
+            async for event in self.source:
+                if opening:
+                    if not self.first.done():
+                        self.first.set_result(event)
+                        await self.opened
+                    opening = ROLE in event
+                if event == DONE and self.held and self.report is not None:
+                    self.held[-1] = _with_report(self.held[-1], self.report)
+                self.held.append(self._mapped(event))
+                if not opening and event != DONE and not (self.holds_ends and _may_be_last(event)):
+                    await self._write()
+        except Exception:
+            if self.held:
+                await self._write()
+            raise
+        await self._write(more=False)
+
+    async def _write(self, more: bool = True) -> None:
+        body = "".join(self.held).encode()
+        self.held.clear()
+        self.written = True
+        send = await self.opened
+        await send({"type": "http.response.body", "body": body, "more_body": more})
 
     def _mapped(self, event: str) -> str:
         if (error := error_of(event)) is None:
@@ -83,37 +110,32 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, relay: Relay, held: AsyncExitStack) -> None:
+    def __init__(self, relay: Relay, held: AsyncExitStack, departure: Departure) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
         self.relay = relay
         self.held = held
+        self.departure = departure
         self.init_headers({"Cache-Control": "no-cache"})
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        task = self.relay.task
-        leaving = asyncio.ensure_future(disconnected(receive))
+        task, left = self.relay.task, self.departure.left
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             self.relay.open(send)
-            await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
-                METRICS.disconnected.labels(scope["path"]).inc()
+                self.departure.count()
         finally:
-            leaving.cancel()
+            self.departure.close()
             try:
                 await self.relay.close()
             finally:
                 await self.held.aclose()
-
-
-async def _send(send: Send, event: str) -> None:
-    await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
 
 
 def error_of(event: str) -> dict[str, Any] | None:
@@ -125,7 +147,7 @@ def error_of(event: str) -> dict[str, Any] | None:
 
 
 def _may_be_last(event: str) -> bool:
-    return any(ending in event for ending in ENDINGS)
+    return FINISHED in event or NO_CHOICES in event
 
 
 def _with_report(event: str, report: Report) -> str:

@@ -16,13 +16,13 @@ from deploy.loadtest.client import Cell
 from deploy.loadtest.rounds import Measured
 from deploy.loadtest.servers import DECANT, ENGINE_ARGS, VLLM
 
-LEAST_THROUGHPUT, MOST_TTFT = 0.98, 1.05  # what --check asks of the median ratios
+LEAST_THROUGHPUT, MOST_TTFT = 0.98, 1.05  # what --check asks of the ratios
 
 METRICS = {
     "tokens_per_s": "output tokens/s",
     "requests_per_s": "requests/s",
-    "ttft_p50": "TTFT p50, ms",
-    "ttft_p99": "TTFT p99, ms",
+    "ttft_p50": "TTFT p50 of all requests, ms",
+    "ttft_p99": "TTFT p99 of all requests, ms",
     "gap_p50": "inter-token p50, ms",
     "e2e_p50": "end-to-end p50, ms",
     "api_cpu": "API process CPU per request, ms",
@@ -82,8 +82,10 @@ def summary(measured: Measured) -> dict[str, Any]:
     for name in METRICS:
         if ratios := measured.ratios(name):
             low, middle, high = quartiles(ratios)
-            medians = {server: measured.middle(server, name) for server in (DECANT, VLLM)}
-            metrics[name] = {**medians, "ratio": {"q1": low, "median": middle, "q3": high}}
+            values: dict[str, Any] = {server: measured.middle(server, name) for server in (DECANT, VLLM)}
+            if pooled := measured.pooled(name):
+                values, middle = pooled, pooled[DECANT] / pooled[VLLM]
+            metrics[name] = {**values, "ratio": {"q1": low, "value": middle, "q3": high}}
     return {
         **asdict(measured.cell),
         "answers_changed_by_batching": measured.differing,
@@ -109,17 +111,18 @@ def markdown(around: dict[str, Any], cells: Sequence[dict[str, Any]]) -> str:
         title = f"{'Streaming' if cell['streaming'] else 'Whole answers'}, concurrency {cell['concurrency']}"
         lines += ["", f"## {title}", ""]
         lines += [
-            "| | Decant | vLLM | ratio, median of pairs | quartiles |",
+            "| | Decant | vLLM | ratio | quartiles of pairs |",
             "| --- | --: | --: | --: | --: |",
         ]
         for name, metric in cell["metrics"].items():
             ratio = metric["ratio"]
             lines.append(
-                f"| {METRICS[name]} | {metric[DECANT]:.2f} | {metric[VLLM]:.2f} | **{ratio['median']:.3f}** "
+                f"| {METRICS[name]} | {metric[DECANT]:.2f} | {metric[VLLM]:.2f} | **{ratio['value']:.3f}** "
                 f"| {ratio['q1']:.3f} to {ratio['q3']:.3f} |"
             )
         busy = cell["others_busy_cores"]
-        lines += ["", f"Answers that batching alone made differ: {cell['answers_changed_by_batching']}. "]
+        lines += ["", "Ratios are medians of the pairs' ratios; those of TTFT are of the percentiles shown. "]
+        lines[-1] += f"Answers that batching alone made differ: {cell['answers_changed_by_batching']}. "
         lines[-1] += f"Cores kept busy by others, median of rounds: {busy:.2f}."
         if busy > QUIET:
             lines[-1] += " **The machine was not idle: do not quote these numbers.**"
@@ -135,7 +138,7 @@ def shortfalls(cells: Sequence[dict[str, Any]]) -> list[str]:
     ]
     for cell in cells:
         for name, is_missed, wanted in bounds:
-            if name in cell["metrics"] and is_missed(ratio := cell["metrics"][name]["ratio"]["median"]):
+            if name in cell["metrics"] and is_missed(ratio := cell["metrics"][name]["ratio"]["value"]):
                 where = str(Cell(cell["concurrency"], cell["streaming"]))
                 missed.append(f"{where}: the ratio of {METRICS[name]} is {ratio:.3f}; wanted {wanted}")
     return missed

@@ -37,10 +37,15 @@ def percentile(values: Iterable[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, -(-int(share * len(ordered) * 100) // 100) - 1))]
 
 
+def first_tokens(answers: Sequence[Answer]) -> list[float]:
+    """Times to first token in milliseconds; none for answers that were not streamed."""
+    return [answer.arrivals[0] * 1e3 for answer in answers if answer.arrivals]
+
+
 def summarise(raws: Sequence[Raw], answers: Sequence[Answer], cpu: Sequence[float]) -> Round:
     """A round's numbers; `cpu` are its CPU seconds of API process, process tree, client and whole machine."""
     seconds = max(raw.parts[-1][0] for raw in raws) - min(raw.asked for raw in raws)
-    first = [answer.arrivals[0] * 1e3 for answer in answers if answer.arrivals]
+    first = first_tokens(answers)
     gaps = [(late - early) * 1e3 for answer in answers for early, late in pairwise(answer.arrivals)]
     others = max(0.0, cpu[3] - cpu[1] - cpu[2]) / seconds
     api, tree, client = (used * 1e3 / len(answers) for used in cpu[:3])
@@ -114,7 +119,19 @@ class Measured:
 
     cell: Cell
     rounds: dict[str, list[Round]] = field(default_factory=lambda: {DECANT: [], VLLM: []})
+    first: dict[str, list[float]] = field(default_factory=lambda: {DECANT: [], VLLM: []})  # TTFTs, ms
     differing: int = 0
+
+    def pooled(self, metric: str) -> dict[str, float]:
+        """TTFT percentiles over all requests of all rounds; nothing for any other metric.
+
+        Eight requests that start together wait one engine step or two for their first token, so a round's
+        median jumps between the two; that of thousands of requests does not.
+        """
+        share = {"ttft_p50": 0.5, "ttft_p99": 0.99}.get(metric)
+        if share is None or not all(self.first.values()):
+            return {}
+        return {name: percentile(values, share) for name, values in self.first.items()}
 
     def ratios(self, metric: str) -> list[float]:
         """Decant over vLLM, pair by pair; empty if the metric does not exist here."""
@@ -141,6 +158,7 @@ def measure(servers: dict[str, Server], cell: Cell, rounds: int, requests: int, 
             result, got[name] = play(servers[name], cell, asked, max_tokens)
             if number:
                 measured.rounds[name].append(result)
+                measured.first[name] += first_tokens(got[name])
         measured.differing += compare_answers(servers, asked, got, max_tokens)
         if number:
             ours, theirs = (measured.rounds[name][-1].tokens_per_s for name in (DECANT, VLLM))

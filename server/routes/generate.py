@@ -14,7 +14,7 @@ from server.acceptance import ACCEPTED
 from server.admission import admit
 from server.body import JsonRoute
 from server.call import Call
-from server.disconnect import until_disconnect
+from server.disconnect import Departure
 from server.errors import ApiError, invalid, model_not_found
 from server.failures import Failures
 from server.openai import ASKED_MODEL
@@ -58,11 +58,25 @@ async def _answer(body: GeneratingRequest, request: Request, state: State, handl
     call = admit(body, state.presets, state.engine.deployment, state.settings.limits)
     ASKED_MODEL.set(body.model)
     failures = state.failures(request)
-    return await until_disconnect(request, _generate(body, request, state, handler, call, failures))
+    departure = Departure(request.receive, request.scope["path"])
+    response: Response | None = None
+    try:
+        work = _generate(body, request, state, handler, call, failures, departure)
+        response = await departure.cancels(work)
+        return response
+    finally:
+        if not isinstance(response, EventStream):  # which watches on
+            departure.close()
 
 
 async def _generate(
-    body: GeneratingRequest, request: Request, state: State, handler: Handler, call: Call, failures: Failures
+    body: GeneratingRequest,
+    request: Request,
+    state: State,
+    handler: Handler,
+    call: Call,
+    failures: Failures,
+    departure: Departure,
 ) -> Response:
     report = call.report if call.decoding.report else None
     accepted = asyncio.Event()
@@ -73,13 +87,14 @@ async def _generate(
         if isinstance(result, ErrorResponse):
             raise failures.from_vllm(result)
         if body.stream:
-            relay = Relay(result, report, lambda error: failures.from_body(error).body())
+            single = body.n in (None, 1) and not _several(body)
+            relay = Relay(result, report, single, lambda error: failures.from_body(error).body())
             try:
                 await _require_begun(body, relay, accepted, failures)
             except BaseException:
                 await relay.close()
                 raise
-            return EventStream(relay, held.pop_all())
+            return EventStream(relay, held.pop_all(), departure)
         if report is not None:
             result.decoding = report.layers
         return Response(result.model_dump_json(), media_type="application/json")
@@ -94,10 +109,11 @@ async def _require_begun(
     token. Two cases do: several prompts, each of which is accepted on its own, and a grammar, of which only
     the first token shows that it admits any text.
     """
-    several = isinstance(body, TextRequest) and isinstance(body.prompt, list) and len(body.prompt) > 1
     begun: set[asyncio.Future[Any]] = {relay.first, relay.task}
     waiting = asyncio.ensure_future(accepted.wait())
-    if not (several or body.structured_outputs or body.response_format or getattr(body, "tools", None)):
+    if not (
+        _several(body) or body.structured_outputs or body.response_format or getattr(body, "tools", None)
+    ):
         begun.add(waiting)
     await asyncio.wait(begun, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -107,3 +123,8 @@ async def _require_begun(
     elif relay.task.done():
         relay.task.result()
         raise ApiError(500, "The engine ended the stream before it began.", code="internal_error")
+
+
+def _several(body: GeneratingRequest) -> bool:
+    """Whether there is, or may be, more than one prompt."""
+    return isinstance(body, TextRequest) and isinstance(body.prompt, list) and len(body.prompt) > 1

@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 from decoders.report import Report
+from server.disconnect import Departure
 from server.metrics import METRICS
-from server.streaming import DONE, EventStream, Relay, error_of
+from server.streaming import DONE, HEADER_WAITS, EventStream, Relay, error_of
 
 
 def chunk(**fields: Any) -> str:
@@ -40,24 +41,29 @@ class Client:
         await self.left.wait()
         return {"type": "http.disconnect"}
 
-    def events(self) -> list[str]:
-        return [m["body"].decode() for m in self.messages if m["type"] == "http.response.body" and m["body"]]
+    def writes(self) -> list[str]:
+        return [m["body"].decode() for m in self.messages if m["type"] == "http.response.body"]
 
-    async def take(self, stream: EventStream) -> None:
+    def events(self) -> list[str]:
+        return [f"{event}\n\n" for event in "".join(self.writes()).split("\n\n")[:-1]]
+
+    async def take(self, relay: Relay, held: AsyncExitStack | None = None) -> None:
+        stream = EventStream(relay, held or AsyncExitStack(), Departure(self.receive, "/stream"))
         with anyio.fail_after(5):
             await stream({"type": "http", "path": "/stream"}, self.receive, self.send)
 
 
 def relay(source: AsyncGenerator[str, None], report: Report | None = None) -> Relay:
-    return Relay(source, report, lambda body: {"mapped": body["error"]["code"]})
+    return Relay(source, report, True, lambda body: {"mapped": body["error"]["code"]})
 
 
 async def relayed(report: Report | None, *items: str) -> list[str]:
     client = Client()
-    await client.take(EventStream(relay(events(*items), report), AsyncExitStack()))
+    await client.take(relay(events(*items), report))
     assert client.messages[0]["type"] == "http.response.start"
     assert (b"content-type", b"text/event-stream; charset=utf-8") in client.messages[0]["headers"]
-    assert client.messages[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert [message["more_body"] for message in client.messages[1:]][-1] is False
+    assert all(message["more_body"] for message in client.messages[1:-1])
     return client.events()
 
 
@@ -95,13 +101,41 @@ async def test_tokens_are_not_held_back() -> None:
         yield DONE
 
     client = Client()
-    taking = asyncio.create_task(client.take(EventStream(relay(source(), report()), AsyncExitStack())))
+    taking = asyncio.create_task(client.take(relay(source(), report())))
     for _ in range(10):
         await asyncio.sleep(0)
     assert client.events() == [TOKEN, TOKEN]
     reached.set()
     await taking
     assert len(client.events()) == 4
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_the_role_and_the_end_leave_with_their_neighbours(single: bool) -> None:
+    role = chunk(choices=[{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+    source = events(role, TOKEN, TOKEN, LAST, USAGE, DONE)
+    client = Client()
+    await client.take(Relay(source, None, single, dict))
+    end = [LAST + USAGE + DONE] if single else [LAST, USAGE, DONE]
+    assert client.writes() == [role + TOKEN, TOKEN, *end]
+
+
+async def test_a_header_does_not_wait_long_for_the_first_event() -> None:
+    gate = asyncio.Event()
+
+    async def source() -> AsyncGenerator[str, None]:
+        await gate.wait()
+        yield DONE
+
+    client = Client()
+    taking = asyncio.create_task(client.take(relay(source())))
+    await asyncio.sleep(HEADER_WAITS / 4)
+    assert len(client.messages) == 1
+    await asyncio.sleep(HEADER_WAITS * 2)
+    assert client.messages[1:] == [{"type": "http.response.body", "body": b"", "more_body": True}]
+    gate.set()
+    await taking
+    assert client.writes() == ["", DONE]
 
 
 async def test_an_error_event_is_mapped() -> None:
@@ -127,10 +161,10 @@ async def test_a_client_that_leaves_ends_the_source_and_gives_back_the_slot(befo
     held.callback(ended.append, "slot")
     client, left = Client(), METRICS.disconnected.labels("/stream")
     count = left._value.get()
-    stream = EventStream(relay(source()), held)
+    stream = relay(source())
     await asyncio.sleep(0)
     client.left.set()
-    await client.take(stream)
+    await client.take(stream, held)
     assert ended == ["source", "slot"]
     assert left._value.get() == count + 1
 
@@ -156,5 +190,7 @@ async def test_a_source_that_fails_fails_the_response() -> None:
         yield TOKEN
         raise RuntimeError("broken")
 
+    client = Client()
     with pytest.raises(RuntimeError, match="broken"):
-        await Client().take(EventStream(relay(source()), AsyncExitStack()))
+        await client.take(relay(source()))
+    assert client.writes() == [TOKEN]
