@@ -24,19 +24,20 @@ class JoinedHeader:
     def __init__(self, transport: Any, cycle: Any) -> None:
         self._transport = transport
         self._cycle = cycle
-        self._header = b""
-        self._passed = False
+        self._header: bytes | None = None  # None until there is one, empty once it has left
 
     def write(self, data: bytes) -> None:
-        if not self._passed and not self._header and self._cycle.response_started:
+        if self._header is None and self._cycle.response_started:
             self._header = data
             return
-        self._transport.write(self._take() + data)
+        if self._header:
+            data, self._header = self._header + data, b""
+        self._transport.write(data)
 
     def flush(self) -> None:
         """Write the header if no body has taken it along (HEAD has none)."""
         if self._header:
-            self._transport.write(self._take())
+            self.write(b"")
 
     def close(self) -> None:
         self.flush()
@@ -44,11 +45,6 @@ class JoinedHeader:
 
     def is_closing(self) -> bool:
         return bool(self._transport.is_closing())
-
-    def _take(self) -> bytes:
-        header, self._header = self._header, b""
-        self._passed = self._passed or bool(header)
-        return header
 
 
 class BoundedProtocol(HttpToolsProtocol):

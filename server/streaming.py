@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from decoders.report import Report
 from server.disconnect import Departure
+from server.errors import ApiError
 
 DATA = "data: "
 DONE = "data: [DONE]\n\n"
@@ -90,6 +91,8 @@ class Relay:
             if self.held:
                 await self._write()
             raise
+        if not self.first.done():
+            raise ApiError(500, "The engine ended the stream before it began.", code="internal_error")
         await self._write(more=False)
 
     async def _write(self, more: bool = True) -> None:

@@ -15,7 +15,7 @@ from server.admission import admit
 from server.body import JsonRoute
 from server.call import Call
 from server.disconnect import Departure
-from server.errors import ApiError, invalid, model_not_found
+from server.errors import invalid, model_not_found
 from server.failures import Failures
 from server.openai import ASKED_MODEL
 from server.requests import ChatRequest, GeneratingRequest, TextRequest
@@ -122,7 +122,6 @@ async def _require_begun(
             raise failures.from_body(error)
     elif relay.task.done():
         relay.task.result()
-        raise ApiError(500, "The engine ended the stream before it began.", code="internal_error")
 
 
 def _several(body: GeneratingRequest) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from decoders.report import Report
 from server.disconnect import Departure
+from server.errors import ApiError
 from server.metrics import METRICS
 from server.streaming import DONE, HEADER_WAITS, EventStream, Relay, error_of
 
@@ -194,3 +195,9 @@ async def test_a_source_that_fails_fails_the_response() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         await client.take(relay(source()))
     assert client.writes() == [TOKEN]
+
+
+async def test_a_source_that_ends_before_it_began_is_an_error() -> None:
+    stream = relay(events())  # which nobody has opened
+    with anyio.fail_after(5), pytest.raises(ApiError, match="before it began"):
+        await stream.task
