@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.decant-stamp
 DEV_STAMP := $(VENV)/.decant-dev-stamp
+KERNELS := $(VENV)/.decant-kernels-stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Where a CPU build of torch is looked for when pip's own configuration offers none.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -21,7 +22,7 @@ help:
 	@echo "make format  ruff format;    make clean  remove $(VENV)"
 	@echo "ARGS='--port 9000' is passed on to 'decant serve' and to pytest"
 
-setup: $(STAMP)
+setup: $(KERNELS)
 
 $(STAMP): pyproject.toml requirements/cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,14 +36,18 @@ $(STAMP): pyproject.toml requirements/cpu.txt
 	    $(PIP) install -q --no-deps --extra-index-url "$(TORCH_INDEX)" "$$torch" || \
 	    { cat $(VENV)/torch.log; echo "decant: no CPU build of torch found; name an index that has one: make TORCH_INDEX=URL setup"; exit 1; }; }
 	@$(PIP) install -q --no-deps -r requirements/cpu.txt
-	@echo "decant: [3/3] installing decant"
+	@echo "decant: [3/3] installing decant, with its operators for the CPU and, where nvcc is, for CUDA"
 	@$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "decant: ready. Next: 'make serve', or '$(BIN)/decant serve --help'"
 
+$(KERNELS): $(STAMP) kernels/build.py $(wildcard kernels/csrc/*/*)
+	@$(BIN)/python -m kernels.build --lenient
+	@touch $@
+
 setup-dev: $(DEV_STAMP)
 
-$(DEV_STAMP): $(STAMP) requirements/dev.txt
+$(DEV_STAMP): $(KERNELS) requirements/dev.txt
 	@echo "decant: installing the tools of the test command"
 	@$(PIP) install -q --no-deps -r requirements/dev.txt
 	@touch $@

@@ -59,6 +59,7 @@ def serve(arguments: Sequence[str]) -> int:
             stop_strings=settings.limits.stop,
             chosen=_chosen(settings.model_fields_set),
         )
+        os.environ["DECANT_KERNELS"] = settings.kernels
 
         for engine in settings.engine_table().values():
             for model in (engine.model, *engine.guides.values()):

@@ -152,6 +152,10 @@ class ServeSettings(BaseSettings):
     threads_per_engine: int | None = Field(
         default=None, ge=1, description="CPU threads of each engine; the cores shared out evenly if left out."
     )
+    kernels: Literal["native", "reference"] = Field(
+        default="native",
+        description="What runs the decoding operators; reference is plain torch, to compare with.",
+    )
 
     api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_listed)] = Field(
         default_factory=list,

@@ -4,6 +4,8 @@ import importlib.util
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from kernels import native
+from kernels.schemas import SCHEMAS
 from server import __version__, embedded
 from server.environment import cores
 
@@ -23,10 +25,18 @@ def report() -> int:
         ("memory", f"{psutil.virtual_memory().available / 2**30:.1f} GiB available", True),
         ("torchvision", *_torchvision(torch)),
         ("embedded models", *_embedded()),
+        *_operators(),
     ]
     for name, value, good in facts:
-        print(f"{'ok ' if good else 'BAD'} {name:16} {value}")
+        print(f"{'ok ' if good else 'BAD'} {name:19} {value}")
     return 0 if all(good for *_, good in facts) else 1
+
+
+def _operators() -> list[tuple[str, str, bool]]:
+    """What runs each decoding operator, and why."""
+    devices = native.status().values()
+    value = "; ".join(str(one) for one in devices)
+    return [(name, value, all(one.sound for one in devices)) for name in SCHEMAS]
 
 
 def _vllm() -> tuple[str, bool]:
