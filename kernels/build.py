@@ -34,15 +34,18 @@ CPU_FLAGS = (
     "-Wno-maybe-uninitialized",
 )
 # No -march: kernels/csrc/cpu compiles its loops for several instruction sets and picks one when loaded.
+CUDA_ARCHITECTURES = (
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=sm_90",
+    "-gencode=arch=compute_90,code=compute_90",
+)
 CUDA_FLAGS = (
     "-std=c++17",
     "-O3",
     "-DUSE_CUDA",
     "--expt-relaxed-constexpr",
     "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall",
-    "-gencode=arch=compute_80,code=sm_80",
-    "-gencode=arch=compute_90,code=sm_90",
-    "-gencode=arch=compute_90,code=compute_90",
+    *CUDA_ARCHITECTURES,
 )
 
 
@@ -102,6 +105,7 @@ def build_cuda(target: Path, torch: Torch) -> str:
         link = [
             nvcc,
             "-shared",
+            *CUDA_ARCHITECTURES,
             "-Xlinker=--no-as-needed",
             f"-L{folder}",
             "-ltorch_cuda",
@@ -157,7 +161,10 @@ def _build(sources: Sequence[Path], compile_: list[str], link: list[str], target
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]} cannot be run: {error.strerror}") from None
     if done.returncode:
         output = done.stdout + done.stderr
         errors = [line for line in output.splitlines() if "error" in line.lower()] or output.splitlines()[-1:]

@@ -34,8 +34,10 @@ struct Grid {
   int64_t count;
   float step = 0;
   bool uniform = false;
+  int64_t zero = -1;  // the point 0, where the fused logits are the large model's own
 
   Grid(const float* values, int64_t n) : points(values), count(n) {
+    for (int64_t i = 0; i < n && zero < 0; ++i) zero = values[i] == 0 ? i : -1;
     if (n < 2) return;
     step = (values[n - 1] - values[0]) / static_cast<float>(n - 1);
     uniform = true;
@@ -85,13 +87,14 @@ Choice choose(const FusionStats& stats, const Grid& grid) {
   std::vector<double> targets(count);
   for (int64_t k = 0; k < count; ++k)
     targets[k] = stats.experts[k].mean() - stats.experts[k].lse() + stats.small.lse();
+  const double large = (grid.zero < 0 ? stats.large : stats.grid[grid.zero]).lse();
   Choice best;
   best.alpha = grid.points[0];
   double least = std::numeric_limits<double>::infinity();
   for (int64_t k = 0; k < count; ++k)
     for (int64_t p = 0; p < grid.count; ++p) {
       const GridStats& moved = stats.grid[k * grid.count + p];
-      const double divergence = grid.points[p] * moved.mean() - moved.lse() + stats.large.lse();
+      const double divergence = grid.points[p] * moved.mean() - moved.lse() + large;
       double loss = 0;
       for (const double target : targets) loss += (divergence - target) * (divergence - target);
       if (loss < least) {
@@ -130,7 +133,7 @@ struct DynamicFusion {
   }
 
   void write(int64_t i, const FusionRow& row, const FusionStats& stats, int64_t from, int64_t to) const {
-    const bool none = !(stats.large.sum > 0);
+    const bool none = !(stats.small.sum > 0);
     const Choice choice = none ? Choice{} : choose(stats, grid);
     if (from == 0)
       for (size_t k = 0; k < experts.size(); ++k)

@@ -52,20 +52,39 @@ INLINE F min(F a, F b) {
 }
 INLINE D max(D a, D b) { return a > b ? a : b; }
 
+// Lane i gets lane i ^ kStep.
+template <int32_t kStep>
+INLINE F swap(F v) {
+#if LANES == 16
+  constexpr I lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif LANES == 8
+  constexpr I lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+  constexpr I lanes = {0, 1, 2, 3};
+#endif
+  return __builtin_shuffle(v, lanes ^ kStep);
+}
 INLINE float reduce_add(F v) {
-  float lanes[N], total = 0;
-  store(lanes, v);
-  for (int64_t step = N / 2; step > 0; step /= 2)
-    for (int64_t i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  total = lanes[0];
-  return total;
+#if LANES == 16
+  v += swap<8>(v);
+#endif
+#if LANES >= 8
+  v += swap<4>(v);
+#endif
+  v += swap<2>(v);
+  v += swap<1>(v);
+  return v[0];
 }
 INLINE float reduce_max(F v) {
-  float lanes[N];
-  store(lanes, v);
-  float most = lanes[0];
-  for (int64_t i = 1; i < N; ++i) most = lanes[i] > most ? lanes[i] : most;
-  return most;
+#if LANES == 16
+  v = max(v, swap<8>(v));
+#endif
+#if LANES >= 8
+  v = max(v, swap<4>(v));
+#endif
+  v = max(v, swap<2>(v));
+  v = max(v, swap<1>(v));
+  return v[0];
 }
 
 // 2^x for x <= 127, error about 1e-7 of the result; exactly 0 below -126, NaN for NaN.
