@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-
 BURST = 0.03  # seconds of calls in a row, at most 15 calls
 
 
@@ -40,7 +39,7 @@ class Times:
 def measure(ways: dict[str, Way], device: str, sets: int, rounds: int, seconds: float) -> Times:
     """Interleaved rounds; at least 3, else as many as fit in `seconds`.
 
-    A way's time in a round is the median of several calls in a row: a call of a millisecond right after another
+    The time of a way in a round is the median of several calls in a row: a short call right after another
     way's would be timed while the system still wakes this one's threads.
     """
     clock = _cuda_clock if device == "cuda" else _cpu_clock

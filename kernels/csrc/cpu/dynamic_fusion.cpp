@@ -149,7 +149,7 @@ struct DynamicFusion {
   }
 
   void by_row() const {
-    for_each(index.count, [&](int64_t i) {
+    for_each(index.count, large.vocab * grid.count, [&](int64_t i) {
       if (!open(i)) return leave(i);
       const FusionRow one = row(i);
       FusionStats stats(experts.size(), grid.count);
@@ -167,10 +167,10 @@ struct DynamicFusion {
       }
       const FusionRow one = row(i);
       std::vector<FusionStats> parts(cuts, FusionStats(experts.size(), grid.count));
-      for_each(cuts, [&](int64_t piece) { parts[piece] = sweep_piece(one, piece); });
+      for_each(cuts, kPiece * grid.count, [&](int64_t piece) { parts[piece] = sweep_piece(one, piece); });
       FusionStats stats(experts.size(), grid.count);
       for (const FusionStats& part : parts) stats.merge(part);
-      for_each(cuts, [&](int64_t piece) {
+      for_each(cuts, kPiece, [&](int64_t piece) {
         write(i, one, stats, piece * kPiece, std::min((piece + 1) * kPiece, large.vocab));
       });
     }

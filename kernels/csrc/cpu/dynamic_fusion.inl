@@ -129,6 +129,9 @@ INLINE bool read_block(const FusionRow& row, int64_t at, int64_t n, SweepBlock& 
   for (int64_t k = 0; k < count; ++k) experts[k] = as_floats(row.experts[k], row.dtype, at, n, block.experts[k], -kInf);
   I left = {};
   for (int64_t i = 0; i < padded; i += N) {
+    look_ahead(large + i);
+    look_ahead(small + i);
+    for (int64_t k = 0; k < count; ++k) look_ahead(experts[k] + i);
     const F l = load(large + i), s = load(small + i);
     I out = (l == gone) | (s == gone);
     for (int64_t k = 0; k < count; ++k) out |= load(experts[k] + i) == gone;

@@ -23,7 +23,7 @@ Tensor entropy(const Tensor& logits, const std::optional<Tensor>& rows) {
   Tensor output = make(logits, {index.count}, ScalarType::Float);
   const int64_t cuts = pieces(input.vocab);
   std::vector<Stats> parts(index.count * cuts);
-  for_each(index.count * cuts, [&](int64_t task) {
+  for_each(index.count * cuts, std::min(kPiece, input.vocab), [&](int64_t task) {
     const int64_t from = task % cuts * kPiece;
     parts[task] = gather(input.row(index[task / cuts]), input.dtype, from, std::min(from + kPiece, input.vocab), true);
   });

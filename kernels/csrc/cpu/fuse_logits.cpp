@@ -70,7 +70,7 @@ struct Fusion {
 
   // Whole rows, a thread each: what the statistics have read is still in the thread's cache for the sum.
   void by_row(bool* applied) const {
-    for_each(index.count, [&](int64_t i) {
+    for_each(index.count, base.vocab, [&](int64_t i) {
       FuseRow row;
       Stats stats;
       if (needs_base_stats(i)) stats = gather_row(base.row(index[i]), base.dtype, base.vocab, gate != nullptr);
@@ -87,7 +87,7 @@ struct Fusion {
     const int64_t cuts = pieces(base.vocab), most = 1 + guides.size();
     std::vector<Stats> parts(index.count * most * cuts);
     const auto end = [&](int64_t piece) { return std::min((piece + 1) * kPiece, base.vocab); };
-    for_each(index.count * most * cuts, [&](int64_t task) {
+    for_each(index.count * most * cuts, std::min(kPiece, base.vocab), [&](int64_t task) {
       const int64_t piece = task % cuts, term = task / cuts % most, i = task / cuts / most;
       if (term == 0 && needs_base_stats(i))
         parts[task] = gather(base.row(index[i]), base.dtype, piece * kPiece, end(piece), gate != nullptr);
@@ -107,7 +107,7 @@ struct Fusion {
       for (size_t k = 0; k < guides.size(); ++k)
         if (weight(k, i) != 0) normalise_term(rows[i].terms[at++], merged(i, k + 1));
     }
-    for_each(index.count * cuts, [&](int64_t task) {
+    for_each(index.count * cuts, std::min(kPiece, base.vocab), [&](int64_t task) {
       if (applied[task / cuts]) write(rows[task / cuts], task % cuts * kPiece, end(task % cuts));
     });
   }

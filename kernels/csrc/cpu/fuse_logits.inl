@@ -14,6 +14,8 @@ static void fuse(const FuseRow& row, Dtype base_dtype, Dtype guide_dtype, int64_
       const float* guide = as_floats(term.logits, guide_dtype, at, n, guide_buffer, 0);
       const F weight = splat(term.weight), guide_top = splat(term.top), guide_log_sum = splat(term.log_sum);
       for (int64_t i = 0; i < padded; i += N) {
+        look_ahead(base + i);
+        look_ahead(guide + i);
         const F b = load(base + i), g = load(guide + i);
         const F x = ((b - top) - log_sum) + weight * ((g - guide_top) - guide_log_sum);
         store(out + i, (((b - most) < log_alpha) | (b == gone) | (g == gone)) ? gone : x);

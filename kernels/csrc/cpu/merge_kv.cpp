@@ -41,7 +41,7 @@ Tensor merge_kv_(const Tensor& keys, const Tensor& values, const Tensor& scores,
     STD_TORCH_CHECK(good, "segments: 0 to slots - 1, each at least once and in order, is needed");
   }
   Tensor counts = make(segments, {heads, slots}, ScalarType::Int);
-  for_each(heads, [&](int64_t head) {
+  for_each(heads, 4 * tokens * key_cache.dim, [&](int64_t head) {
     const MergeHead job{data<float>(scores) + head * scores.stride(0), data<int32_t>(segments) + head * tokens, tokens,
                         slots, sigma.value_or(0), data<int32_t>(counts) + head * slots};
     DECANT_DISPATCH(merge_head, key_cache, value_cache, head, job);

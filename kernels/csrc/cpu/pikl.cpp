@@ -83,7 +83,7 @@ void run(const Tensor& generator, const Tensor& discriminator, const int64_t* le
   std::memcpy(g, generator.data_ptr(), games * each * sizeof(T));
   std::memcpy(d, discriminator.data_ptr(), games * each * sizeof(T));
   const int64_t lanes = DECANT_DISPATCH(lanes_of<T>);
-  for_each((games + lanes - 1) / lanes, [&](int64_t group) {
+  for_each((games + lanes - 1) / lanes, (rules.iterations + 1) * candidates * lanes, [&](int64_t group) {
     const int64_t first = group * lanes, count = std::min(lanes, games - first);
     int64_t longest = 1;
     for (int64_t i = 0; i < count; ++i) {

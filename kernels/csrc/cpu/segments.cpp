@@ -54,7 +54,7 @@ Tensor merge_segments(const Tensor& similarity, const Tensor& scores, int64_t sl
   STD_TORCH_CHECK(sinks >= 0 && heavy >= 0 && slots <= tokens && slots >= std::min(tokens, sinks + 2 * heavy + 1),
                   "slots: at least sinks + 2 * heavy + 1 and at most the tokens are needed");
   Tensor out = make(similarity, {heads, tokens}, ScalarType::Int);
-  for_each(heads, [&](int64_t head) {
+  for_each(heads, 16 * tokens, [&](int64_t head) {
     segment_head(data<float>(similarity) + head * similarity.stride(0), data<float>(scores) + head * scores.stride(0),
                  tokens, slots, sinks, heavy, data<int32_t>(out) + head * tokens);
   });

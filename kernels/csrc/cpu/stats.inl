@@ -32,6 +32,7 @@ INLINE BlockSums block_sums(const float* x, int64_t n, float anchor) {
   const F top = splat(anchor), log2_e = splat(1.44269504f), low = splat(-127.0f);
   F most = splat(-kInf), sum = splat(0), weighted = splat(0);
   for (int64_t i = 0; i < n; i += N) {
+    look_ahead(x + i);
     const F v = load(x + i);
     most = max(v, most);
     F s = (v - top) * log2_e;

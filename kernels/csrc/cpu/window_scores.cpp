@@ -70,7 +70,7 @@ struct WindowScores {
 
   // A head a thread: every dot product is made once, and a tile's weights are held until its sums are known.
   void by_head() const {
-    for_each(keys.heads, [&](int64_t head) {
+    for_each(keys.heads, length * tile * keys.dim, [&](int64_t head) {
       std::vector<float> weights(pieces() * kWindowPiece * tile), maxima(pieces() * tile), sums(maxima.size());
       for (int64_t t = 0; t < tiles(); ++t) {
         for (int64_t p = 0; p < pieces(); ++p)
@@ -87,15 +87,15 @@ struct WindowScores {
   void by_piece() const {
     const int64_t each = pieces() * tile;
     std::vector<float> maxima(keys.heads * tiles() * each), sums(maxima.size());
-    for_each(keys.heads * tiles() * pieces(), [&](int64_t task) {
+    for_each(keys.heads * tiles() * pieces(), kWindowPiece * tile * keys.dim / 16, [&](int64_t task) {
       std::vector<float> weights(kWindowPiece * tile);
       const int64_t t = task / pieces() % tiles(), head = task / pieces() / tiles();
       weigh(head, t, task % pieces(), weights.data(), maxima.data() + task * tile, sums.data() + task * tile);
     });
-    for_each(keys.heads * tiles(), [&](int64_t task) {
+    for_each(keys.heads * tiles(), each, [&](int64_t task) {
       factors(task % tiles(), maxima.data() + task * each, sums.data() + task * each);
     });
-    for_each(keys.heads * pieces(), [&](int64_t task) {
+    for_each(keys.heads * pieces(), kWindowPiece * tile * tiles() * keys.dim / 16, [&](int64_t task) {
       std::vector<float> weights(kWindowPiece * tile), unused(2 * tile);
       const int64_t piece = task % pieces(), head = task / pieces();
       for (int64_t t = 0; t < tiles(); ++t) {
@@ -123,7 +123,7 @@ Tensor window_scores(const Tensor& query, const Tensor& keys, const std::optiona
   job.last_seen.assign(job.tiles() * job.tile, static_cast<float>(length));
   for (int64_t q = 0; q < job.real(); ++q) job.last_seen[q] = static_cast<float>(q / job.group);
   const float to_log2 = static_cast<float>(scale * 1.4426950408889634);
-  for_each(cache.heads, [&](int64_t head) {
+  for_each(cache.heads, job.real() * cache.dim, [&](int64_t head) {
     for (int64_t q = 0; q < job.real(); ++q) {
       const char* row =
           static_cast<const char*>(query.data_ptr()) +
