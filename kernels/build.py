@@ -84,7 +84,7 @@ def build_cpu(target: Path, torch: Torch) -> str:
     sources = sorted((SOURCES / "cpu").glob("*.cpp"))
     compile_ = [compiler, *CPU_FLAGS, TARGET, f"-isystem{torch.include}"]
     link = [compiler, "-shared", "-Wl,--no-as-needed", f"-L{torch.lib}", "-ltorch_cpu"]
-    _build(sources, compile_, link, target)
+    compile_and_link(sources, compile_, link, target)
     return f"built with {compiler}"
 
 
@@ -112,7 +112,7 @@ def build_cuda(target: Path, torch: Torch) -> str:
             f"-L{torch.lib}",
             "-ltorch_cpu",
         ]
-        _build(sources, compile_, link, target)
+        compile_and_link(sources, compile_, link, target)
     return f"built with {nvcc}"
 
 
@@ -146,7 +146,8 @@ def build(device: str, folder: Path, force: bool = False) -> dict[str, str | boo
     return record
 
 
-def _build(sources: Sequence[Path], compile_: list[str], link: list[str], target: Path) -> None:
+def compile_and_link(sources: Sequence[Path], compile_: list[str], link: list[str], target: Path) -> None:
+    """Compile each source with one command and link them with another. Raises BuildError."""
     with tempfile.TemporaryDirectory() as folder:
         objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
         jobs = [

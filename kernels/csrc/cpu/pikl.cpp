@@ -79,6 +79,7 @@ template <typename T>
 void run(const Tensor& generator, const Tensor& discriminator, const int64_t* lengths, const GameRules& rules,
          Tensor& policy_g, Tensor& policy_d) {
   const int64_t games = generator.size(0), candidates = generator.size(2), each = 2 * candidates;
+  if (games == 0) return;
   T *g = data<T>(policy_g), *d = data<T>(policy_d);
   std::memcpy(g, generator.data_ptr(), games * each * sizeof(T));
   std::memcpy(d, discriminator.data_ptr(), games * each * sizeof(T));
