@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from decoders.deployment import Deployment
+from decoders.deployment import Deployment, EngineFacts
 from decoders.report import Report
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class SequenceMethod(Method):
 
     layer: ClassVar[str] = "sequence"
 
+    def engines(self, deployment: Deployment) -> list[str]:
+        """The engines that may run the request."""
+        name = self.direct(deployment)
+        return [name] if name is not None else list(deployment.engines)
+
     def direct(self, deployment: Deployment) -> str | None:
         """The one engine the request can be handed to as it is, or None if `generate` must run it."""
         return None
@@ -88,21 +93,28 @@ class SequenceMethod(Method):
         """Yield the choice's tokens in order; cancelling the iteration must end all engine work."""
 
 
-class LogitsMethod(Method):
+class EngineMethod(Method):
+    """A method whose work is done inside the engine that runs the request."""
+
+    def check_engine(self, name: str, facts: EngineFacts) -> None:
+        """Raise Refusal for what this engine cannot do for the request."""
+
+    @abstractmethod
+    def engine_arguments(self) -> dict[str, Any]:
+        """What the engine's half reads: plain values for `SamplingParams.extra_args`."""
+
+    def cache_salt(self) -> str | None:
+        """What keeps this request's cached blocks apart from other requests'; None: nothing."""
+        return None
+
+
+class LogitsMethod(EngineMethod):
     """What the next-token distribution is; runs in the engine's worker."""
 
     layer: ClassVar[str] = "logits"
 
-    @abstractmethod
-    def engine_arguments(self) -> dict[str, Any]:
-        """What the worker's half reads: scalars and flat lists for `SamplingParams.extra_args`."""
 
-
-class CacheMethod(Method):
+class CacheMethod(EngineMethod):
     """What of the context is kept; runs in the engine's scheduler and attention backend."""
 
     layer: ClassVar[str] = "cache"
-
-    @abstractmethod
-    def engine_arguments(self) -> dict[str, Any]:
-        """What the scheduler's half reads: scalars and flat lists for `SamplingParams.extra_args`."""

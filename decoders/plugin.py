@@ -5,6 +5,7 @@ import logging
 import torch
 
 from decoders import engine_process
+from decoders.logits import engine as logits
 
 
 def register() -> None:
@@ -14,6 +15,7 @@ def register() -> None:
     tile registers first; vLLM 0.32 does not ask.
     """
     engine_process.settle()
+    logits.register()
     # torch.library notes at start that Triton is missing, which on a CPU it should be.
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     if not torch.cuda.is_available() and torch.cpu._is_amx_tile_supported():

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Final, get_args
 
+from decoders.logits.dynamic_fusion import DynamicFusion
+from decoders.logits.genarm import GenArm
+from decoders.logits.inverse_value import InverseValue
+from decoders.logits.linear import Linear
 from decoders.method import Method
 from decoders.sequence.plain import Plain
 
@@ -10,6 +14,10 @@ LAYERS: Final = ("sequence", "logits", "cache")
 
 METHODS: Final[list[type[Method]]] = [
     Plain,
+    GenArm,
+    Linear,
+    DynamicFusion,
+    InverseValue,
 ]
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
-from decoders.method import CacheMethod, LogitsMethod, Method, SequenceMethod
+from decoders.method import EngineMethod, Method, SequenceMethod
 from decoders.registry import LAYERS, METHODS, methods
 from decoders.report import Report
 from decoders.sequence.plain import Plain
@@ -41,7 +41,7 @@ class Decoding(BaseModel):
     def sequence_method(self) -> SequenceMethod:
         return self.sequence if self.sequence is not None else Plain(method="plain")
 
-    def engine_methods(self) -> list[LogitsMethod | CacheMethod]:
+    def engine_methods(self) -> list[EngineMethod]:
         return [method for method in (self.logits, self.cache) if method is not None]
 
     def admit(self, deployment: Deployment) -> None:
@@ -53,6 +53,14 @@ class Decoding(BaseModel):
                     f"decoding.{method.layer}.method",
                 )
             method.check_deployment(deployment)
+        for name in self.sequence_method().engines(deployment):
+            for engine_method in self.engine_methods():
+                engine_method.check_engine(name, deployment.engines[name])
+
+    def cache_salt(self, own: str | None) -> str | None:
+        """The salt of the request's cached blocks, its own one included; None if it needs none."""
+        salts = [salt for method in self.engine_methods() if (salt := method.cache_salt()) is not None]
+        return "\n".join([*salts, *([own] if own is not None else [])]) or None
 
     def new_report(self) -> Report:
         report = Report()

@@ -53,6 +53,8 @@ def check_limits(request: GeneratingRequest, limits: LimitSettings) -> None:
     _check_logit_bias(request.logit_bias, limits.logit_bias)
     if any(name.startswith("decant.") for name in request.vllm_xargs or {}):
         raise invalid("Names that begin with 'decant.' are reserved.", "vllm_xargs")
+    if (request.cache_salt or "").startswith("decant."):
+        raise invalid("Salts that begin with 'decant.' are reserved.", "cache_salt")
 
 
 def _prompts(request: GeneratingRequest) -> int:

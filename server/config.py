@@ -268,6 +268,13 @@ class ServeSettings(BaseSettings):
         if self.is_embedded:
             small = DecodingRequest.model_validate({"sequence": {"method": "plain", "engine": "small"}})
             presets.setdefault("small", PresetSettings(decoding=small, description="The small model alone."))
+            for names in (("polite",), ("brief",), ("polite", "brief")):
+                genarm = {"logits": {"method": "genarm", "weights": dict.fromkeys(names, 1.0)}}
+                decoding = DecodingRequest.model_validate(genarm)
+                description = f"Guided to be {' and '.join(names)}."
+                presets.setdefault(
+                    "+".join(names), PresetSettings(decoding=decoding, description=description)
+                )
         return {f"{self.model_name()}:{name}": preset for name, preset in presets.items()}
 
     def tool_parser(self) -> str | None:

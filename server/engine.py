@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, suppress
 from copy import copy
 from typing import Any
+from uuid import uuid4
 
 from vllm.engine.protocol import EngineClient
 from vllm.exceptions import QueueOverflowError, VLLMValidationError
@@ -22,6 +23,7 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollec
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
 from decoders.deployment import Deployment
+from decoders.logits.wire import REPORT
 from decoders.method import Chunk, Job, SequenceMethod
 from decoders.report import Report
 from server.call import Call
@@ -98,9 +100,7 @@ class DecodingEngine(EngineClient):
         call = self._take_call(sampling_params)
         self._check_prompt(prompt)
         method = call.decoding.sequence_method()
-        for engine_method in call.decoding.engine_methods():
-            arguments = engine_method.engine_arguments()
-            sampling_params.extra_args = {**(sampling_params.extra_args or {}), **arguments}
+        prompt, reported = self._prepare(call, prompt, sampling_params)
         name = method.direct(self.deployment)
         self._check_priority(options.get("priority", 0), name or self.deployment.default)
         tally = Tally(method.method, name, call.report)
@@ -119,6 +119,8 @@ class DecodingEngine(EngineClient):
                         tally.add(output)
                     if output.finished and constrained:
                         _require_text(output)
+                    if output.finished and reported is not None and name is not None:
+                        await self._report_outcome(call, name, reported)
                     yield output
         finally:
             tally.settle()
@@ -129,6 +131,37 @@ class DecodingEngine(EngineClient):
         call = extra.pop(CALL, None)
         params.extra_args = extra or None
         return call if isinstance(call, Call) else Call.plain()
+
+    def _prepare(self, call: Call, prompt: Any, params: SamplingParams) -> tuple[Any, str | None]:
+        """Hand the engine's halves of the methods their arguments.
+
+        Returns the prompt, salted where cached blocks must not be shared with other requests, and the key
+        under which the worker keeps what it did for the report.
+        """
+        methods = call.decoding.engine_methods()
+        if not methods:
+            return prompt, None
+        extra = dict(params.extra_args or {})
+        for method in methods:
+            extra |= method.engine_arguments()
+        key = uuid4().hex if call.decoding.report and call.decoding.logits is not None else None
+        if key is not None:
+            extra[REPORT] = key
+        params.extra_args = extra
+        if not isinstance(prompt, dict):
+            raise VLLMValidationError("Methods of the logits and cache layers take prepared prompts only.")
+        salt = call.decoding.cache_salt(prompt.get("cache_salt"))
+        return ({**prompt, "cache_salt": salt} if salt is not None else prompt), key
+
+    async def _report_outcome(self, call: Call, engine: str, key: str) -> None:
+        """Add what the worker did to the report."""
+        results = await self.engines[engine].collective_rpc("decant_take_outcome", args=(key,))
+        choices: list[dict[str, Any]] = next((found for found in results if found), [])
+        layer = call.report.layer("logits")
+        for name in ("tokens", "guided"):
+            layer[name] = sum(choice[name] for choice in choices)
+        if len(choices) == 1:
+            layer.update(choices[0])
 
     def _check_prompt(self, prompt: Any) -> None:
         if self.prompt_tokens is None or not isinstance(prompt, dict):

@@ -16,6 +16,7 @@ from vllm.tokenizers import get_tokenizer
 from vllm.usage.usage_lib import UsageContext
 
 from decoders.deployment import Deployment, EngineFacts
+from decoders.logits.engine import guided_arguments
 from decoders.registry import methods
 from decoders.vocabulary import fingerprint
 from server.acceptance import Engine
@@ -56,6 +57,12 @@ def plan_engines(settings: ServeSettings) -> list[Plan]:
             "model": path,
             "served_model_name": settings.model_name(),
         }
+        if engine.guides:
+            guides = {guide: locate(model) for guide, model in engine.guides.items()}
+            try:
+                arguments = guided_arguments(guides, arguments)
+            except ValueError as error:
+                raise ConfigError(f"engine {name}: {error}") from None
         plans.append(Plan(name, engine, path, arguments))
     _require_one_vocabulary(plans, settings.default_engine_name())
     _require_memory(plans)
@@ -139,6 +146,7 @@ def _require_memory(plans: list[Plan]) -> None:
     if not current_platform.is_cpu():
         return
     weights = sum(weight_bytes(plan.path) for plan in plans)
+    weights += sum(weight_bytes(locate(model)) for plan in plans for model in plan.settings.guides.values())
     sizes = [plan.arguments.get("kv_cache_memory_bytes") or 0 for plan in plans]
     if not all(isinstance(size, int) for size in sizes):
         raise ConfigError("engine_args.kv_cache_memory_bytes: a whole number of bytes is required")
@@ -215,10 +223,4 @@ def describe(plans: list[Plan], engines: Mapping[str, Engine], default: str) -> 
         )
         for plan in plans
     }
-    for plan in plans:
-        if plan.settings.guides and not methods("logits"):
-            names = ", ".join(plan.settings.guides)
-            logger.warning(
-                "engine %s: guides %s are checked but not loaded; no method here uses them", plan.name, names
-            )
     return Deployment(default, facts)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from decoders.errors import Refusal
+from decoders.registry import LAYERS, methods
 
 MAX_MESSAGE = 1000  # characters; with the rest of the body well under 8 KB
 MAX_PARAM = 128
@@ -155,8 +156,10 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 
 
 def _location(error: Mapping[str, Any]) -> list[str]:
-    """The field's path, without FastAPI's 'body' and pydantic's names of union branches."""
+    """The field's path, without FastAPI's 'body' and pydantic's names of union branches, methods included."""
     parts = [part for part in error.get("loc", ()) if part != "body"]
+    if len(parts) > 2 and parts[0] == "decoding" and parts[1] in LAYERS and parts[2] in methods(parts[1]):
+        del parts[2]
     return [str(part)[:64] for part in parts if isinstance(part, int) or _is_field(part)]
 
 

@@ -1,0 +1,74 @@
+"""Guidance: what a guided request asks of the worker, as plain values, and what was done for it.
+
+A method makes a `Guidance`; it travels to the worker as a dict. Nothing here imports torch: the server reads
+its configuration, methods included, before it settles torch's environment.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from decoders.logits.wire import KEY
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """One request's guidance, with guides by name.
+
+    weights: of a weighted sum, base + sum_k w_k guide_k. experts, small, grid: of dynamic fusion, instead.
+    alpha: plausibility mask. gate: entropy in bits that base must exceed; None opens always. logprobs: whose
+    are reported.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    experts: Sequence[str] = ()
+    small: str | None = None
+    grid: Sequence[float] = ()
+    alpha: float = 0.0
+    gate: float | None = None
+    logprobs: Literal["guided", "base"] = "guided"
+
+    def guides(self) -> tuple[str, ...]:
+        """The guides that must run for this request, sorted; those of weight zero need not."""
+        used = {name for name, weight in self.weights.items() if weight != 0} | set(self.experts)
+        return tuple(sorted(used | ({self.small} if self.small is not None else set())))
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "weights": dict(self.weights),
+            "experts": list(self.experts),
+            "grid": list(self.grid),
+        }
+
+    @classmethod
+    def from_wire(cls, extra_args: Mapping[str, Any] | None) -> "Guidance | None":
+        """The guidance in `SamplingParams.extra_args`, if there is one."""
+        raw = (extra_args or {}).get(KEY)
+        return cls(**raw) if raw else None
+
+
+@dataclass
+class Outcome:
+    """What guidance did in one request, by position of the token it was done for (a position may be computed
+    again).
+
+    opened: whether the gate was open. alphas: of dynamic fusion, by expert.
+    """
+
+    opened: dict[int, bool] = field(default_factory=dict)
+    alphas: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """For the report: the tokens decided, how many of them with guidance, and dynamic fusion's alphas."""
+        kept = sorted(self.opened)
+        summary: dict[str, Any] = {"tokens": len(kept), "guided": sum(self.opened.values())}
+        if self.alphas and kept:
+            summary["mean_alpha"] = {
+                name: round(sum(values.get(one, 0.0) for one in kept) / len(kept), 4)
+                for name, values in self.alphas.items()
+            }
+            summary["alphas"] = {
+                name: [values.get(one, 0.0) for one in sorted(kept)] for name, values in self.alphas.items()
+            }
+        return summary
