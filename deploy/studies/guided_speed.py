@@ -1,0 +1,178 @@
+"""What guidance costs: a guided engine beside its models alone and beside a Hugging Face loop of both.
+
+    .venv/bin/python -m deploy.studies.guided_speed [--rounds N] [--out FILE]
+
+Models are random, of about 30M parameters. All engines live in this process and take turns, so that every
+ratio is of rounds of one run. `ideal` is 1 / (1/base + 1/guide): both models' time one after the other, and
+nothing else.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from vllm import LLM, SamplingParams, TokensPrompt
+
+from decoders import plugin
+from decoders.logits.engine import guided_arguments
+from decoders.logits.genarm import GenArm
+from server import embedded
+
+PROMPT, ANSWER, BATCHES = 64, 64, (1, 16)
+
+
+def make(folder: Path, name: str, seed: int) -> str:
+    """A random Llama of about 30M parameters with the embedded tokenizer."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=5,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    path = folder / name
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(path)
+    for file in embedded.path("base").glob("tokenizer*"):
+        shutil.copy(file, path)
+    print(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters")
+    return str(path)
+
+
+def engine(path: str, dtype: str, guides: dict[str, str] | None = None) -> LLM:
+    arguments: dict[str, Any] = {
+        "model": path,
+        "dtype": dtype,
+        "max_model_len": 256,
+        "block_size": 32,
+        "max_num_seqs": 16,
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "distributed_executor_backend": "uni",
+        "kv_cache_memory_bytes": 256 << 20,
+        "skip_tokenizer_init": True,
+    }
+    return LLM(**(guided_arguments(guides, arguments) if guides else arguments))
+
+
+def generate(llm: LLM, batch: int, guided: bool = False) -> Callable[[], object]:
+    method = GenArm(method="genarm", weights={"guide": 1.0})
+    params = SamplingParams(
+        temperature=0,
+        max_tokens=ANSWER,
+        ignore_eos=True,
+        detokenize=False,
+        extra_args=method.engine_arguments() if guided else None,
+    )
+    salt = {"cache_salt": method.cache_salt()} if guided else {}
+    prompts = [TokensPrompt(prompt_token_ids=ids, **salt) for ids in prompt_ids(batch)]  # type: ignore[typeddict-item]
+    return lambda: llm.generate(prompts, params, use_tqdm=False)
+
+
+def prompt_ids(batch: int) -> list[list[int]]:
+    seeded = torch.Generator().manual_seed(batch)
+    rows: list[list[int]] = torch.randint(5, 500, (batch, PROMPT), generator=seeded).tolist()
+    return rows
+
+
+def hugging_face(paths: list[str], batch: int, dtype: str) -> Callable[[], object]:
+    """Both models in a batched loop with KV caches, as research code runs them."""
+    models = [
+        AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval() for path in paths
+    ]
+
+    @torch.inference_mode()
+    def loop() -> None:
+        tokens, caches = torch.tensor(prompt_ids(batch)), [None, None]
+        for _ in range(ANSWER):
+            logprobs = 0
+            for i, model in enumerate(models):
+                out = model(tokens, past_key_values=caches[i], use_cache=True, logits_to_keep=1)
+                caches[i] = out.past_key_values
+                logprobs = logprobs + out.logits[:, -1].log_softmax(-1)
+            tokens = logprobs.argmax(-1, keepdim=True)
+
+    return loop
+
+
+def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            if turn:  # the first round warms up
+                times[name].append(time.perf_counter() - began)
+    return times
+
+
+def ratio(times: dict[str, list[float]], over: tuple[str, ...], under: str) -> float:
+    """How many times as long the first ways take together as the other: the median over rounds."""
+    sums = [sum(values) for values in zip(*(times[name] for name in over), strict=True)]
+    return statistics.median(one / other for one, other in zip(sums, times[under], strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    plugin.register()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        base_path, guide_path = make(Path(folder), "base", 0), make(Path(folder), "guide", 1)
+        base, guide = engine(base_path, options.dtype), engine(guide_path, options.dtype)
+        both = engine(base_path, options.dtype, {"guide": guide_path})
+        for batch in BATCHES:
+            times = measure(
+                {
+                    "base": generate(base, batch),
+                    "guide": generate(guide, batch),
+                    "guided": generate(both, batch, guided=True),
+                    "unguided": generate(both, batch),
+                    "hugging_face": hugging_face([base_path, guide_path], batch, options.dtype),
+                },
+                options.rounds,
+            )
+            results.append(
+                {
+                    "batch": batch,
+                    "dtype": options.dtype,
+                    "tokens_per_second": {
+                        name: round(batch * ANSWER / statistics.median(values), 1)
+                        for name, values in times.items()
+                    },
+                    "guided_of_ideal": round(ratio(times, ("base", "guide"), "guided"), 3),
+                    "unguided_of_plain": round(ratio(times, ("base",), "unguided"), 3),
+                    "guided_over_hugging_face": round(ratio(times, ("hugging_face",), "guided"), 2),
+                    "rounds": options.rounds,
+                    "threads": torch.get_num_threads(),
+                }
+            )
+            print(json.dumps(results[-1]), flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
