@@ -15,6 +15,8 @@ USAGE = """decant COMMAND [flags]
 commands:
   serve [MODEL]   serve MODEL, or the embedded models, over the OpenAI HTTP API
   doctor          say what this machine offers and what Decant would use
+  train-reward    train a guide for genarm from preference pairs
+  merge-adapter   merge a PEFT adapter into its base model, to serve it as a guide
 
 'decant COMMAND --help' explains every flag."""
 
@@ -29,11 +31,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command in ("-V", "--version"):
         print(f"decant {__version__}")
         sys.exit(0)
-    commands = {"serve": serve, "doctor": doctor}
+    commands = {
+        "serve": serve,
+        "doctor": doctor,
+        "train-reward": train_reward,
+        "merge-adapter": merge_adapter,
+    }
     if command not in commands:
         print(f"decant: no such command; there are: {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(commands[command](rest))
+
+
+def train_reward(arguments: Sequence[str]) -> int:
+    from server.training import train_reward as run
+
+    return run(arguments)
+
+
+def merge_adapter(arguments: Sequence[str]) -> int:
+    from server.training import merge_adapter as run
+
+    return run(arguments)
 
 
 def serve(arguments: Sequence[str]) -> int:
