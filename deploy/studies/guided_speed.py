@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,33 @@ from decoders.logits.engine import guided_arguments
 from decoders.logits.genarm import GenArm
 from server import embedded
 
-PROMPT, ANSWER, BATCHES = 64, 64, (1, 16)
+PROMPT, ANSWER, SLOTS = 64, 64, 16
+
+
+@dataclass(frozen=True)
+class Load:
+    """Answers of these many tokens are asked for at once; at most SLOTS of them run together."""
+
+    name: str
+    answers: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.answers)
+
+    def prompts(self) -> list[list[int]]:
+        seeded = torch.Generator().manual_seed(len(self.answers))
+        shape = (len(self.answers), PROMPT)
+        rows: list[list[int]] = torch.randint(5, 500, shape, generator=seeded).tolist()
+        return rows
+
+
+LOADS = (
+    Load("one request", [ANSWER]),
+    Load("16 requests of equal length", [ANSWER] * SLOTS),
+    # What a server sees: a loop pads its batch to the longest answer, an engine refills the slots.
+    Load("48 requests of 8 to 120 tokens", [8 + 112 * i * 29 % 113 for i in range(48)]),
+)
 
 
 def make(folder: Path, name: str, seed: int) -> str:
@@ -62,7 +89,7 @@ def engine(path: str, dtype: str, guides: dict[str, str] | None = None) -> LLM:
         "dtype": dtype,
         "max_model_len": 256,
         "block_size": 32,
-        "max_num_seqs": 16,
+        "max_num_seqs": SLOTS,
         "enforce_eager": True,
         "enable_prefix_caching": False,
         "distributed_executor_backend": "uni",
@@ -72,42 +99,39 @@ def engine(path: str, dtype: str, guides: dict[str, str] | None = None) -> LLM:
     return LLM(**(guided_arguments(guides, arguments) if guides else arguments))
 
 
-def generate(llm: LLM, batch: int, guided: bool = False) -> Callable[[], object]:
+def generate(llm: LLM, load: Load, guided: bool = False) -> Callable[[], object]:
     method = GenArm(method="genarm", weights={"guide": 1.0})
-    params = SamplingParams(
-        temperature=0,
-        max_tokens=ANSWER,
-        ignore_eos=True,
-        detokenize=False,
-        extra_args=method.engine_arguments() if guided else None,
-    )
+    extra = method.engine_arguments() if guided else None
+    params = [
+        SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, extra_args=extra)
+        for tokens in load.answers
+    ]
     salt = {"cache_salt": method.cache_salt()} if guided else {}
-    prompts = [TokensPrompt(prompt_token_ids=ids, **salt) for ids in prompt_ids(batch)]  # type: ignore[typeddict-item]
+    prompts = [TokensPrompt(prompt_token_ids=ids, **salt) for ids in load.prompts()]  # type: ignore[typeddict-item]
     return lambda: llm.generate(prompts, params, use_tqdm=False)
 
 
-def prompt_ids(batch: int) -> list[list[int]]:
-    seeded = torch.Generator().manual_seed(batch)
-    rows: list[list[int]] = torch.randint(5, 500, (batch, PROMPT), generator=seeded).tolist()
-    return rows
-
-
-def hugging_face(paths: list[str], batch: int, dtype: str) -> Callable[[], object]:
+def hugging_face(paths: list[str], load: Load, dtype: str) -> Callable[[], object]:
     """Both models in a batched loop with KV caches, as research code runs them."""
     models = [
         AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval() for path in paths
     ]
 
     @torch.inference_mode()
-    def loop() -> None:
-        tokens, caches = torch.tensor(prompt_ids(batch)), [None, None]
-        for _ in range(ANSWER):
+    def batch(prompts: list[list[int]], steps: int) -> None:
+        tokens, caches = torch.tensor(prompts), [None, None]
+        for _ in range(steps):
             logprobs = 0
             for i, model in enumerate(models):
                 out = model(tokens, past_key_values=caches[i], use_cache=True, logits_to_keep=1)
                 caches[i] = out.past_key_values
                 logprobs = logprobs + out.logits[:, -1].log_softmax(-1)
             tokens = logprobs.argmax(-1, keepdim=True)
+
+    def loop() -> None:
+        prompts = load.prompts()
+        for first in range(0, len(prompts), SLOTS):
+            batch(prompts[first : first + SLOTS], max(load.answers[first : first + SLOTS]))
 
     return loop
 
@@ -143,23 +167,23 @@ def main() -> None:
         base_path, guide_path = make(Path(folder), "base", 0), make(Path(folder), "guide", 1)
         base, guide = engine(base_path, options.dtype), engine(guide_path, options.dtype)
         both = engine(base_path, options.dtype, {"guide": guide_path})
-        for batch in BATCHES:
+        for load in LOADS:
             times = measure(
                 {
-                    "base": generate(base, batch),
-                    "guide": generate(guide, batch),
-                    "guided": generate(both, batch, guided=True),
-                    "unguided": generate(both, batch),
-                    "hugging_face": hugging_face([base_path, guide_path], batch, options.dtype),
+                    "base": generate(base, load),
+                    "guide": generate(guide, load),
+                    "guided": generate(both, load, guided=True),
+                    "unguided": generate(both, load),
+                    "hugging_face": hugging_face([base_path, guide_path], load, options.dtype),
                 },
                 options.rounds,
             )
             results.append(
                 {
-                    "batch": batch,
+                    "load": load.name,
                     "dtype": options.dtype,
                     "tokens_per_second": {
-                        name: round(batch * ANSWER / statistics.median(values), 1)
+                        name: round(load.tokens / statistics.median(values), 1)
                         for name, values in times.items()
                     },
                     "guided_of_ideal": round(ratio(times, ("base", "guide"), "guided"), 3),
