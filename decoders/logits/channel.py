@@ -13,7 +13,7 @@ from torch import Tensor
 from vllm.config import VllmConfig
 
 from decoders.logits.guidance import Guidance, Outcome
-from decoders.logits.step import StepPlan
+from decoders.logits.step import Done, StepPlan
 
 MOST_REPORTS = 1024  # kept for requests that have not asked yet; one that was aborted never does
 GUIDES = "decant_guides"  # in VllmConfig.additional_config: the guides' paths by name, in order
@@ -37,61 +37,87 @@ class Channel:
     """names: the engine's guides, in order. rows: the guided rows of the batch, as vLLM numbers them.
 
     active: the guides whose states this step computes. Until the first real step these are all, so that
-    profiling and graph capture include them.
+    profiling and graph capture include them. bound: whether the model has found this channel.
     """
 
     names: tuple[str, ...]
-    rows: "dict[int, GuidedRow]" = field(default_factory=dict)
+    rows: dict[int, GuidedRow] = field(default_factory=dict)
     active: tuple[str, ...] = ()
-    logits: dict[str, Tensor] = field(default_factory=dict)
-    outcomes: dict[str, dict[int, Outcome]] = field(default_factory=dict)  # by report and choice
+    bound: bool = False
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)  # a choice each, by report
     sampling: bool = False  # whether the next compute_logits() is the one whose rows are the batch's
-    _plans: "dict[str, StepPlan | None]" = field(default_factory=dict)
+    _plans: dict[str, StepPlan | None] = field(default_factory=dict)
+    _pending: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.active = self.names
 
     def begin_step(self, changed: bool) -> None:
-        self.sampling, self.logits = True, {}
+        self.sampling, self._pending = True, None
         if changed:
             self._plans.clear()
         used = {name for row in self.rows.values() for name in row.guidance.guides()}
         self.active = tuple(name for name in self.names if name in used)
 
-    def plan(self, logprobs: str, device: torch.device) -> StepPlan | None:
-        """The plan for the rows that report these logprobs; None if there are no such rows."""
+    def guides_rows(self) -> bool:
+        """Whether any row of this step is to be changed, be it by a mask alone."""
+        return any(not row.guidance.does_nothing() for row in self.rows.values())
+
+    def fuse(self, logits: Tensor, guides: Mapping[str, Tensor]) -> None:
+        """Guide the rows that report guided logprobs, in place, and prepare the others' change for `settle`.
+
+        logits: the base's, `[rows, vocab]` float32, before anything restricts them: gates, masks and
+        divergences are of the model's own distribution.
+        """
+        if (plan := self._plan("base", logits.device)) is not None:
+            fused = logits.clone()
+            done = plan.apply(fused, guides)
+            rows = torch.cat([part[0] for part in done])
+            self._pending = rows, fused[rows] - logits[rows]
+            self._book(done)
+        if (plan := self._plan("guided", logits.device)) is not None:
+            self._book(plan.apply(logits, guides))
+
+    def settle(self, logits: Tensor) -> None:
+        """Change the rows that report the base's logprobs, now that vLLM has taken them; -inf stays so."""
+        if self._pending is not None:
+            rows, change = self._pending
+            logits.index_add_(0, rows, change)
+
+    def _plan(self, logprobs: str, device: torch.device) -> StepPlan | None:
         if logprobs not in self._plans:
             rows = {
                 index: row.guidance
                 for index, row in self.rows.items()
-                if row.guidance.logprobs == logprobs and row.guidance.guides()
+                if row.guidance.logprobs == logprobs and not row.guidance.does_nothing()
             }
             self._plans[logprobs] = StepPlan(rows, device) if rows else None
         return self._plans[logprobs]
 
-    def fuse(self, logprobs: str, logits: Tensor, guides: Mapping[str, Tensor]) -> None:
-        """Guide the rows that report these logprobs, in place, and book what was done."""
-        plan = self.plan(logprobs, logits.device)
-        if plan is None:
-            return
-        for rows, opened, alpha in plan.apply(logits, guides):
-            self._book(rows, opened, alpha)
-
-    def _book(self, rows: Tensor, opened: Tensor, alpha: Tensor | None) -> None:
+    def _book(self, done: list[Done]) -> None:
         if all(row.report is None for row in self.rows.values()):
             return
-        for i, index in enumerate(rows.tolist()):
-            row = self.rows[index]
-            if row.report is None:
-                continue
-            position = len(row.output)
-            if row.report not in self.outcomes and len(self.outcomes) >= MOST_REPORTS:
-                self.outcomes.pop(next(iter(self.outcomes)))
-            outcome = self.outcomes.setdefault(row.report, {}).setdefault(id(row.output), Outcome())
-            outcome.opened[position] = bool(opened[i])
-            if alpha is not None:
-                for k, name in enumerate(row.guidance.experts):
-                    outcome.alphas.setdefault(name, {})[position] = round(float(alpha[k, i]), 4)
+        for rows, opened, alpha in done:
+            for i, index in enumerate(rows.tolist()):
+                row = self.rows[index]
+                if row.report is not None:
+                    self._outcome(row.report, row.output).add(
+                        len(row.output),
+                        bool(opened[i]),
+                        {}
+                        if alpha is None
+                        else dict(zip(row.guidance.experts, alpha[:, i].tolist(), strict=True)),
+                    )
+
+    def _outcome(self, report: str, output: list[int]) -> Outcome:
+        if report not in self.outcomes and len(self.outcomes) >= MOST_REPORTS:
+            self.outcomes.pop(next(iter(self.outcomes)))
+        choices = self.outcomes.setdefault(report, [])
+        found = next((choice for choice in choices if choice.output is output), None)
+        if found is None:
+            found = Outcome(output)
+            choices.append(found)
+        return found
 
 
 def channel(config: VllmConfig) -> Channel | None:

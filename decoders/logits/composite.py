@@ -31,9 +31,11 @@ class GuidedForCausalLM(nn.Module):
         if found is None:
             raise ValueError(f"additional_config lacks {GUIDES}")
         self.channel = found
+        found.bound = True
         self.vocab_size = vllm_config.model_config.get_vocab_size()
         self.base = _base(vllm_config)
         self.sizes = {"": vllm_config.model_config.get_hidden_size()}
+        self.vocabularies: dict[str, int] = {}
         self.secondary_weights = []
         self._attributes: dict[str, str] = {}
         paths: dict[str, str] = vllm_config.additional_config[GUIDES]
@@ -43,6 +45,7 @@ class GuidedForCausalLM(nn.Module):
             attribute = self._attributes[name] = f"guide_{k}"
             setattr(self, attribute, _guide(vllm_config, config, attribute))
             self.sizes[name] = config.get_hidden_size()
+            self.vocabularies[name] = config.get_vocab_size()
             # vLLM's loader streams these after the base's own weights.
             self.secondary_weights.append(
                 DefaultModelLoader.Source(path, revision=None, prefix=f"{attribute}.")
@@ -67,7 +70,14 @@ class GuidedForCausalLM(nn.Module):
         active = self.channel.active
         if not active:
             return hidden
-        return torch.cat([hidden, *(self.guide(name)(input_ids, positions) for name in active)], dim=-1)
+        return torch.cat([hidden, *(self._run(name, input_ids, positions) for name in active)], dim=-1)
+
+    def _run(self, name: str, input_ids: Tensor, positions: Tensor) -> Tensor:
+        # Padding of the base's vocabulary may be asked for by id; a guide that lacks it gets its last token.
+        known = self.vocabularies[name]
+        ids = input_ids.clamp(max=known - 1) if known < self.vocab_size else input_ids
+        hidden: Tensor = self.guide(name)(ids, positions)
+        return hidden
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Logits `[rows, vocab]`: guided where the rows are the batch's and ask for it, else the base's.
@@ -78,7 +88,7 @@ class GuidedForCausalLM(nn.Module):
         base, *guides = hidden_states.split([self.sizes[name] for name in ("", *active)], dim=-1)
         logits = self.base.compute_logits(base.contiguous() if active else base)
         sampling, self.channel.sampling = self.channel.sampling, False
-        if not active or not sampling:
+        if not sampling or not self.channel.guides_rows():
             return logits
         found = {
             name: self.guide(name).compute_logits(hidden.contiguous())
@@ -87,8 +97,8 @@ class GuidedForCausalLM(nn.Module):
         if logits is None:  # with tensor parallelism only the first rank samples
             return None
         logits = logits.float()
-        self.channel.logits = {name: self._fit(guide) for name, guide in found.items() if guide is not None}
-        self.channel.fuse("guided", logits, self.channel.logits)
+        fitted = {name: self._fit(guide) for name, guide in found.items() if guide is not None}
+        self.channel.fuse(logits, fitted)
         return logits
 
     def _fit(self, logits: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from decoders.logits.guidance import Guidance
 from decoders.logits.guided import MOST_GUIDES, GuidedMethod, GuideName
@@ -26,6 +27,13 @@ class DynamicFusion(GuidedMethod):
     grid: Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=1, max_length=64)] = (
         Field(default=[i / 10 for i in range(21)], description="The values that a may take.")
     )
+
+    @field_validator("experts")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise PydanticCustomError("twice", "A guide is named twice")
+        return names
 
     def guidance(self) -> Guidance:
         return Guidance(

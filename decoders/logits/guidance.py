@@ -33,6 +33,9 @@ class Guidance:
         used = {name for name, weight in self.weights.items() if weight != 0} | set(self.experts)
         return tuple(sorted(used | ({self.small} if self.small is not None else set())))
 
+    def does_nothing(self) -> bool:
+        return not self.guides() and self.alpha == 0
+
     def to_wire(self) -> dict[str, Any]:
         return {
             **asdict(self),
@@ -53,11 +56,18 @@ class Outcome:
     """What guidance did in one request, by position of the token it was done for (a position may be computed
     again).
 
-    opened: whether the gate was open. alphas: of dynamic fusion, by expert.
+    opened: whether the gate was open. alphas: of dynamic fusion, by expert. output: vLLM's list of the
+    choice's tokens, which tells the choices of a request apart.
     """
 
+    output: list[int] = field(default_factory=list)
     opened: dict[int, bool] = field(default_factory=dict)
     alphas: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    def add(self, position: int, opened: bool, alphas: Mapping[str, float]) -> None:
+        self.opened[position] = opened
+        for name, value in alphas.items():
+            self.alphas.setdefault(name, {})[position] = round(value, 4)
 
     def summary(self) -> dict[str, Any]:
         """For the report: the tokens decided, how many of them with guidance, and dynamic fusion's alphas."""

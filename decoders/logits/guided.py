@@ -1,5 +1,6 @@
 """What the methods of the logits layer share: guides by name, the entropy gate, whose logprobs count."""
 
+import json
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
@@ -58,4 +59,4 @@ class GuidedMethod(LogitsMethod):
     def cache_salt(self) -> str | None:
         # A guide's keys and values are computed only in steps that hold a request that uses it.
         used = self.guidance().guides()
-        return f"decant.guides:{'+'.join(used)}" if used else None
+        return f"decant.guides:{json.dumps(used)}" if used else None

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from decoders.logits.guidance import Guidance
 from decoders.logits.guided import MOST_GUIDES, GuidedMethod, GuideName, Weight
@@ -21,6 +22,13 @@ class InverseValue(GuidedMethod):
         description="The value models' names among the guides."
     )
     weight: Weight = Field(default=1.0, description="What their logits are multiplied by.")
+
+    @field_validator("values")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise PydanticCustomError("twice", "A guide is named twice")
+        return names
 
     def guidance(self) -> Guidance:
         weights = dict.fromkeys(self.values, self.weight)

@@ -37,10 +37,14 @@ class GuideProcessor(LogitsProcessor):
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         changed = process_dict_updates(self.channel.rows, batch_update, _row)
+        if not self.channel.bound:
+            raise RuntimeError(
+                "the model and its logits processor do not share a channel: guides would be ignored"
+            )
         self.channel.begin_step(changed or batch_update is not None)
 
     def apply(self, logits: Tensor) -> Tensor:
-        self.channel.fuse("base", logits, self.channel.logits)
+        self.channel.settle(logits)
         return logits
 
 
