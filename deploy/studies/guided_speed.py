@@ -1,6 +1,6 @@
 """What guidance costs: a guided engine beside its models alone and beside a Hugging Face loop of both.
 
-    .venv/bin/python -m deploy.studies.guided_speed [--rounds N] [--out FILE]
+    .venv/bin/python -m deploy.studies.guided_speed [--rounds N] [--dtype D] [--compile] [--out FILE]
 
 Models are random, of about 30M parameters. All engines live in this process and take turns, so that every
 ratio is of rounds of one run. `ideal` is 1 / (1/base + 1/guide): both models' time one after the other, and
@@ -83,14 +83,14 @@ def make(folder: Path, name: str, seed: int) -> str:
     return str(path)
 
 
-def engine(path: str, dtype: str, guides: dict[str, str] | None = None) -> LLM:
+def engine(path: str, dtype: str, compiled: bool, guides: dict[str, str] | None = None) -> LLM:
     arguments: dict[str, Any] = {
         "model": path,
         "dtype": dtype,
         "max_model_len": 256,
         "block_size": 32,
         "max_num_seqs": SLOTS,
-        "enforce_eager": True,
+        "enforce_eager": not compiled,
         "enable_prefix_caching": False,
         "distributed_executor_backend": "uni",
         "kv_cache_memory_bytes": 256 << 20,
@@ -159,14 +159,16 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the models of all engines")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     plugin.register()
     results = []
     with tempfile.TemporaryDirectory() as folder:
         base_path, guide_path = make(Path(folder), "base", 0), make(Path(folder), "guide", 1)
-        base, guide = engine(base_path, options.dtype), engine(guide_path, options.dtype)
-        both = engine(base_path, options.dtype, {"guide": guide_path})
+        how = (options.dtype, options.compile)
+        base, guide = engine(base_path, *how), engine(guide_path, *how)
+        both = engine(base_path, *how, {"guide": guide_path})
         for load in LOADS:
             times = measure(
                 {
@@ -182,6 +184,7 @@ def main() -> None:
                 {
                     "load": load.name,
                     "dtype": options.dtype,
+                    "compiled": options.compile,
                     "tokens_per_second": {
                         name: round(load.tokens / statistics.median(values), 1)
                         for name, values in times.items()

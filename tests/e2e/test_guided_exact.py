@@ -1,14 +1,17 @@
 """Guided logprobs over HTTP against Hugging Face models in float32, without caches."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from server import embedded
 from tests.e2e.client import Http, together, token_ids
+from tests.e2e.process import serving
 
 PROMPTS = ("Write a review of the hotel.", "The capital of Tovand is", "We went to the park in", "Thank you")
 WEIGHTS: tuple[dict[str, float], ...] = ({}, {"polite": 1.0}, {"brief": 0.5}, {"polite": 2.0, "brief": -0.5})
@@ -53,6 +56,20 @@ def expected(models: dict[str, Any], ids: list[int], weights: dict[str, float], 
 
 
 def test_guided_logprobs_are_hugging_faces_alone_and_together(http: Http, models: dict[str, Any]) -> None:
+    check(http, models)
+
+
+def test_guided_logprobs_are_hugging_faces_where_workers_are_processes(
+    tmp_path: Path, models: dict[str, Any]
+) -> None:
+    with (
+        serving(tmp_path / "log", "--engine-args", '{"distributed_executor_backend": "mp"}') as running,
+        httpx.Client(base_url=running.url, timeout=120) as session,
+    ):
+        check(Http(session), models)
+
+
+def check(http: Http, models: dict[str, Any]) -> None:
     asked = [(token_ids(http, prompt), weights) for prompt in PROMPTS for weights in WEIGHTS]
     calls = [partial(ask, http, ids, weights) for ids, weights in asked]
     for answers in (together(calls), [call() for call in calls]):  # the second time from cached prefixes

@@ -1,5 +1,6 @@
 """Guided log-probabilities are the oracle's, whatever shares the batch, the cache or the memory."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.decoders.logits.conftest import GUIDES
 from tests.decoders.logits.engines import Ask, Engine, prompt
 from tests.decoders.logits.models import TOKENS, VOCABULARY, WINDOW
+from tests.decoders.logits.reference import Oracle
 
 
 def genarm(**weights: float) -> dict[str, Any]:
@@ -291,6 +293,23 @@ def test_preempted_requests_resume_with_their_guides(tight: Engine, salted: bool
     with tight.preemptions() as preempted:
         tight.run_checked(asks)
     assert len(preempted) >= 4
+
+
+# ---- compiled models -------------------------------------------------------------------------------------
+
+
+def test_compiled_models_are_the_oracles_when_built_and_when_read_from_the_cache(
+    oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second engine has its guides in the other order: what was compiled for one is not the other's."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    asks = [
+        Ask(prompt(2 + 17 * i, seed=i), kind)
+        for i, kind in enumerate([None, genarm(polite=1.0), genarm(wide=-0.5, polite=0.5), genarm(wide=1.0)])
+    ]
+    for guides in (("polite", "wide"), ("wide", "polite")):
+        Engine(oracle, "base", guides, enforce_eager=False).run_checked(asks)
+    assert list(tmp_path.glob("torch_compile_cache/*")), "nothing was compiled"
 
 
 # ---- sliding windows -------------------------------------------------------------------------------------
