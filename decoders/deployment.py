@@ -6,17 +6,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """One engine: its model, context length in tokens, and the plug-ins it was started with."""
+    """One engine: its model, context length in tokens, and the plug-ins it was started with.
+
+    `switches`: it can end a piece of an answer by entropy.
+    """
 
     model: str
     max_model_len: int
     guides: tuple[str, ...] = ()
     cache_methods: tuple[str, ...] = ()
+    switches: bool = False
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """The engines by name; requests that name none run on `default`."""
+    """The engines by name; requests that name none run on `default`.
+
+    `spare_token` is an id that no answer needs, None if the vocabulary has none.
+    """
 
     default: str
     engines: Mapping[str, EngineFacts]
+    spare_token: int | None = None

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 
+WORKER = "decoders.worker.DecantWorker"  # one for all: vLLM adds it to its worker class, for good
 MARK = "DECANT_ENGINE_PROCESSES"  # set in the server's environment, inherited by what it starts
 WATCH = 1.0  # seconds between looks at the parent
 

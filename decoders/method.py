@@ -64,12 +64,14 @@ class Chunk:
 
 @dataclass
 class Job:
-    """One choice of one request: `params.n` is 1, and `id` is unique in the server."""
+    """Choice `index` of one request: `params.n` is 1, and `id` is unique in the server."""
 
     id: str
     prompt_token_ids: list[int]
     params: "SamplingParams"
     report: Report
+    deployment: Deployment
+    index: int = 0
     cache_salt: str | None = None
     priority: int = 0
 

@@ -8,12 +8,14 @@ from decoders.logits.genarm import GenArm
 from decoders.logits.inverse_value import InverseValue
 from decoders.logits.linear import Linear
 from decoders.method import Method
+from decoders.sequence.ead import EntropyAdaptive
 from decoders.sequence.plain import Plain
 
 LAYERS: Final = ("sequence", "logits", "cache")
 
 METHODS: Final[list[type[Method]]] = [
     Plain,
+    EntropyAdaptive,
     GenArm,
     Linear,
     DynamicFusion,

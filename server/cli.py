@@ -76,7 +76,7 @@ def serve(arguments: Sequence[str]) -> int:
             threads_per_engine=settings.threads_per_engine,
             vllm_log_level=settings.vllm_log_level,
             stop_strings=settings.limits.stop,
-            guided=any(engine.guides for engine in settings.engine_table().values()),
+            processors=settings.needs_processors(),
             chosen=_chosen(settings.model_fields_set),
         )
         os.environ["DECANT_KERNELS"] = settings.kernels

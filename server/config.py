@@ -65,6 +65,10 @@ class EngineSettings(BaseModel):
     cache_methods: list[str] = Field(
         default_factory=list, description="KV-cache methods to install in this engine, e.g. kvmerger."
     )
+    switching: bool = Field(
+        default=True,
+        description="Let answers switch between this engine and others (EAD), where there are others.",
+    )
     args: EngineArguments = Field(
         default_factory=dict, description="vLLM engine arguments of this engine, e.g. {max_model_len: 4096}."
     )
@@ -250,6 +254,11 @@ class ServeSettings(BaseSettings):
             "small": EngineSettings(model=f"{EMBEDDED}small"),
         }
 
+    def needs_processors(self) -> bool:
+        """Whether an engine gets logits processors of ours."""
+        table = self.engine_table().values()
+        return any(engine.guides or (engine.switching and len(table) > 1) for engine in table)
+
     def default_engine_name(self) -> str:
         return self.default_engine or next(iter(self.engine_table()))
 
@@ -268,6 +277,9 @@ class ServeSettings(BaseSettings):
         if self.is_embedded:
             small = DecodingRequest.model_validate({"sequence": {"method": "plain", "engine": "small"}})
             presets.setdefault("small", PresetSettings(decoding=small, description="The small model alone."))
+            adaptive = DecodingRequest.model_validate({"sequence": {"method": "ead"}})
+            description = "The small model, and the base where it is unsure."
+            presets.setdefault("ead", PresetSettings(decoding=adaptive, description=description))
             for names in (("polite",), ("brief",), ("polite", "brief")):
                 genarm = {"logits": {"method": "genarm", "weights": dict.fromkeys(names, 1.0)}}
                 decoding = DecodingRequest.model_validate(genarm)

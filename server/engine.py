@@ -23,6 +23,7 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollec
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
 from decoders.deployment import Deployment
+from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
 from decoders.method import Chunk, Job, SequenceMethod
 from decoders.report import Report
@@ -213,6 +214,8 @@ class DecodingEngine(EngineClient):
                     prompt_token_ids=list(request.prompt_token_ids),
                     params=child.sampling_params,
                     report=report,
+                    deployment=self.deployment,
+                    index=index,
                     cache_salt=prompt.get("cache_salt"),
                     priority=priority,
                 )
@@ -226,6 +229,9 @@ class DecodingEngine(EngineClient):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            layer = report.layer("sequence")
+            METRICS.switches.labels(method.method).inc(layer.get("switches", 0))
+            METRICS.recomputed.labels(method.method).inc(layer.get("recomputed_tokens", 0))
             self.output_processor.abort_requests([request.request_id], internal=True)
             queue.close()
 
@@ -244,6 +250,8 @@ class DecodingEngine(EngineClient):
             # The method ended without saying so: say it for it, or the request would wait for ever.
             last = Chunk([], engine="", finish_reason=str(FinishReason.STOP))
             self.output_processor.process_outputs([core_output(job.id, last)])
+        except Refusal as refusal:
+            queue.put(VLLMValidationError(refusal.message, parameter=refusal.param))
         except Exception as error:
             queue.put(error)
 

@@ -18,6 +18,7 @@ from vllm.usage.usage_lib import UsageContext
 from decoders.deployment import Deployment, EngineFacts
 from decoders.logits.engine import guided_arguments
 from decoders.registry import methods
+from decoders.sequence.switching.engine import PROCESSOR, obstacle, spare_token, switching_arguments
 from decoders.vocabulary import fingerprint
 from server.acceptance import Engine
 from server.config import ConfigError, EngineSettings, ServeSettings
@@ -63,6 +64,8 @@ def plan_engines(settings: ServeSettings) -> list[Plan]:
                 arguments = guided_arguments(guides, arguments)
             except ValueError as error:
                 raise ConfigError(f"engine {name}: {error}") from None
+        if len(table) > 1 and engine.switching and obstacle(arguments) is None:
+            arguments = switching_arguments(arguments)
         plans.append(Plan(name, engine, path, arguments))
     _require_one_vocabulary(plans, settings.default_engine_name())
     _require_memory(plans)
@@ -220,7 +223,17 @@ def describe(plans: list[Plan], engines: Mapping[str, Engine], default: str) -> 
             max_model_len=engines[plan.name].model_config.max_model_len,
             guides=tuple(plan.settings.guides),
             cache_methods=tuple(plan.settings.cache_methods),
+            switches=PROCESSOR in (plan.arguments.get("logits_processors") or ()),
         )
         for plan in plans
     }
-    return Deployment(default, facts)
+    return Deployment(default, facts, _spare_token(engines, default))
+
+
+def _spare_token(engines: Mapping[str, Engine], default: str) -> int | None:
+    tokenizer = engines[default].renderer.tokenizer
+    if tokenizer is None:
+        return None
+    special = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("pad", "unk", "bos", "eos")}
+    sizes = [engine.model_config.get_vocab_size() for engine in engines.values()]
+    return spare_token(tokenizer.get_vocab(), special, sizes)

@@ -11,7 +11,11 @@ def cores() -> int:
 
 
 def variables(
-    engines: int, threads_per_engine: int | None, vllm_log_level: str, stop_strings: int, guided: bool = False
+    engines: int,
+    threads_per_engine: int | None,
+    vllm_log_level: str,
+    stop_strings: int,
+    processors: bool = False,
 ) -> dict[str, str]:
     """What vLLM is told: the cores shared out among the engines, no telemetry, a quiet log.
 
@@ -34,8 +38,8 @@ def variables(
         "VLLM_MAX_STOP_STRINGS": str(stop_strings),
         "TOKENIZERS_PARALLELISM": "false",
         MARK: "1",
-        # Guides need the hooks of vLLM's first model runner; the second, CUDA's default, has others.
-        **({"VLLM_USE_V2_MODEL_RUNNER": "0"} if guided else {}),
+        # Logits processors of ours are for vLLM's first model runner; the second, CUDA's default, has others.
+        **({"VLLM_USE_V2_MODEL_RUNNER": "0"} if processors else {}),
     }
 
 
@@ -44,7 +48,7 @@ def prepare(
     threads_per_engine: int | None,
     vllm_log_level: str,
     stop_strings: int,
-    guided: bool = False,
+    processors: bool = False,
     chosen: Iterable[str] = (),
 ) -> None:
     """Set the variables in this process.
@@ -52,7 +56,9 @@ def prepare(
     What the environment has already is left as it is, except for the variables in `chosen`: those the
     operator set through Decant, which must not lose to what a container or a shell happens to hold.
     """
-    for name, value in variables(engines, threads_per_engine, vllm_log_level, stop_strings, guided).items():
+    for name, value in variables(
+        engines, threads_per_engine, vllm_log_level, stop_strings, processors
+    ).items():
         if name in chosen:
             os.environ[name] = value
         else:

@@ -30,6 +30,10 @@ class Metrics:
             "requests_disconnected", "Requests whose client left early", "route"
         )
         self.tokens = self._counter("tokens", "Tokens decoded for answers", "method", "engine")
+        self.switches = self._counter("switches", "Changes of engine within answers", "method")
+        self.recomputed = self._counter(
+            "recomputed_tokens", "Tokens computed again because an answer changed engines", "method"
+        )
         self.engine_up = self._gauge("engine_up", "1 while the engine lives", "engine")
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from decoders.engine_process import WORKER
 from decoders.logits.channel import GUIDES
 
 ARCHITECTURE = "DecantGuidedForCausalLM"
@@ -42,7 +43,7 @@ def guided_arguments(guides: Mapping[str, str], arguments: Mapping[str, Any]) ->
             *(arguments.get("logits_processors") or ()),
             "decoders.logits.processor:GuideProcessor",
         ],
-        "worker_extension_cls": "decoders.logits.worker.GuideWorker",
+        "worker_extension_cls": WORKER,
     }
 
 

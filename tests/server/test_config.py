@@ -85,7 +85,7 @@ presets:
         ("prot: 1", "prot"),
         ("limits: {nn: 1}", "limits.nn"),
         ("engines: {a: {model: x, modle: y}}", "engines.a.modle"),
-        ("presets: {a: {decoding: {sequence: {method: nope}}}}", "presets.a.decoding.sequence.method"),
+        ("presets: {a: {decoding: {sequence: {method: nope}}}}", "presets.a.decoding.sequence"),
         ("limits: {n: 0}", "limits.n"),
         ("engines: {'a b': {model: x}}", "engines.a b.[key]"),
     ],
