@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm import envs
 
 from tests.decoders.logits.conftest import GUIDES
 from tests.decoders.logits.engines import Ask, Engine, prompt
@@ -303,6 +304,7 @@ def test_compiled_models_are_the_oracles_when_built_and_when_read_from_the_cache
 ) -> None:
     """The second engine has its guides in the other order: what was compiled for one is not the other's."""
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    envs.disable_envs_cache()  # an engine that was started before has read it
     asks = [
         Ask(prompt(2 + 17 * i, seed=i), kind)
         for i, kind in enumerate([None, genarm(polite=1.0), genarm(wide=-0.5, polite=0.5), genarm(wide=1.0)])
