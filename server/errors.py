@@ -127,7 +127,7 @@ REASONS = {
     "missing": ("This field is required", "missing_field"),
     "extra_forbidden": ("Unknown field", "unknown_field"),
     "finite_number": ("A finite number is required", "invalid_value"),
-    "union_tag_not_found": ("The field 'method' is required here", "missing_field"),
+    "union_tag_not_found": ("This field is required", "missing_field"),
     "none_required": ("This version has no method for this layer; leave it out", "unsupported_field"),
     # A validator's own words may quote the value.
     "value_error": ("This value is not allowed", "invalid_value"),
@@ -151,6 +151,8 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         param = f"{param}.method"
         reason, code = f"Unknown method; allowed: {first['ctx']['expected_tags']}", "invalid_value"
     else:
+        if kind == "union_tag_not_found":
+            param = f"{param}.method"
         reason, code = REASONS.get(kind) or (str(first.get("msg", "Invalid value")), "invalid_value")
     return invalid(f"{param}: {reason}." if param else f"{reason}.", param, code)
 
