@@ -53,6 +53,7 @@ async def list_methods(state: Shared) -> dict[str, Any]:
             "max_model_len": facts.max_model_len,
             "guides": list(facts.guides),
             "cache_methods": list(facts.cache_methods),
+            "switches": facts.switches,
         }
         for name, facts in deployment.engines.items()
     }
