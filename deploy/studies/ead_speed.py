@@ -120,14 +120,17 @@ class Client:
 
     async def prefill(self, tokens: int) -> float:
         """Seconds that `tokens` more tokens of a prompt take the large model."""
-        times = []
+        differences = []
         for turn in range(9):
-            for length in (0, tokens):
-                prompt = [[300 + turn, *self.prompts[0], *self.prompts[1]][: 64 + length]] * 1
+            times = []
+            for length in (PROMPT, PROMPT + tokens):
+                self.turn += 1  # new to the cache
+                prompt = [10 + self.turn, *self.prompts[turn], *self.prompts[turn + 1]][:length]
                 began = time.perf_counter()
-                await self.ask(prompt[0], {"method": "plain", "engine": "large"}, 1)
-                times.append(time.perf_counter() - began if length else began - time.perf_counter())
-        return statistics.median(a + b for a, b in zip(times[::2], times[1::2], strict=True))
+                await self.ask(prompt, {"method": "plain", "engine": "large"}, 1)
+                times.append(time.perf_counter() - began)
+            differences.append(times[1] - times[0])
+        return statistics.median(differences)
 
 
 def ead(threshold: float) -> dict[str, Any]:
@@ -199,7 +202,7 @@ def main() -> None:
         arguments = {"max_model_len": 1024, "block_size": 32, "enforce_eager": True, "dtype": "float32"}
         port = free_port()
         command = [str(Path(sys.executable).with_name("decant")), "serve", "--port", str(port)]
-        command += ["--served-model-name", "pair"]
+        command += ["--served-model-name", "pair", "--log-level", "warning"]
         command += ["--engines", json.dumps(engines), "--engine-args", json.dumps(arguments)]
         command += ["--threads-per-engine", str(options.threads)]
         server = subprocess.Popen(command, env={**os.environ})
