@@ -9,6 +9,7 @@ class EngineFacts:
     """One engine: its model, context length in tokens, and the plug-ins it was started with.
 
     `switches`: it can end a piece of an answer by entropy.
+    `speculative`: the method that drafts, None if none does.
     """
 
     model: str
@@ -16,6 +17,7 @@ class EngineFacts:
     guides: tuple[str, ...] = ()
     cache_methods: tuple[str, ...] = ()
     switches: bool = False
+    speculative: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from decoders.logits.linear import Linear
 from decoders.method import Method
 from decoders.sequence.ead import EntropyAdaptive
 from decoders.sequence.plain import Plain
+from decoders.sequence.speculative import Speculative
 
 LAYERS: Final = ("sequence", "logits", "cache")
 
 METHODS: Final[list[type[Method]]] = [
     Plain,
     EntropyAdaptive,
+    Speculative,
     GenArm,
     Linear,
     DynamicFusion,

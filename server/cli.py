@@ -82,7 +82,8 @@ def serve(arguments: Sequence[str]) -> int:
         os.environ["DECANT_KERNELS"] = settings.kernels
 
         for engine in settings.engine_table().values():
-            for model in (engine.model, *engine.guides.values()):
+            draft = engine.speculative.draft_model() if engine.speculative is not None else None
+            for model in (engine.model, *engine.guides.values(), *([draft] if draft else [])):
                 locate(model)
         sock = bind(settings.host, settings.port)
 

@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from decoders.engine_process import MARK
 from decoders.request import DecodingRequest
+from decoders.speculative.settings import SpeculativeSettings
 
 EMBEDDED = "embedded:"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -68,6 +69,11 @@ class EngineSettings(BaseModel):
     switching: bool = Field(
         default=True,
         description="Let answers switch between this engine and others (EAD), where there are others.",
+    )
+    speculative: SpeculativeSettings | None = Field(
+        default=None,
+        description="Speculative decoding: {method: ngram | suffix | draft_model | eagle | eagle3 | "
+        "adaptive_draft, ...}.",
     )
     args: EngineArguments = Field(
         default_factory=dict, description="vLLM engine arguments of this engine, e.g. {max_model_len: 4096}."
@@ -150,6 +156,10 @@ class ServeSettings(BaseSettings):
         default_factory=dict,
         description="vLLM engine arguments for every engine, e.g. {max_model_len: 4096}.",
     )
+    speculative: SpeculativeSettings | None = Field(
+        default=None,
+        description="Speculative decoding of MODEL, as JSON; of engines, set it in each of them.",
+    )
     presets: dict[Name, PresetSettings] = Field(
         default_factory=dict, description="Decoding objects by name; NAME is served as model id MODEL:NAME."
     )
@@ -227,6 +237,11 @@ class ServeSettings(BaseSettings):
     def _consistent(self) -> "ServeSettings":
         if self.model is not None and self.engines:
             raise ValueError("give MODEL or engines, not both")
+        if self.speculative is not None and self.model is None:
+            raise ValueError(
+                "speculative goes with MODEL; with engines, set it in each engine that shall speculate, and "
+                "the embedded base cannot: it has guides"
+            )
         if self.default_engine is not None and self.default_engine not in self.engine_table():
             raise ValueError(f"default_engine must be one of: {', '.join(self.engine_table())}")
         self._keys = self._read_keys()
@@ -247,7 +262,7 @@ class ServeSettings(BaseSettings):
         if self.engines:
             return self.engines
         if self.model is not None:
-            return {"base": EngineSettings(model=self.model)}
+            return {"base": EngineSettings(model=self.model, speculative=self.speculative)}
         guides = {"polite": f"{EMBEDDED}polite", "brief": f"{EMBEDDED}brief"}
         return {
             "base": EngineSettings(model=f"{EMBEDDED}base", guides=guides),
@@ -255,9 +270,10 @@ class ServeSettings(BaseSettings):
         }
 
     def needs_processors(self) -> bool:
-        """Whether an engine gets logits processors of ours."""
+        """Whether an engine gets logits processors of ours, or other hooks into vLLM's model runner."""
         table = self.engine_table().values()
-        return any(engine.guides or (engine.switching and len(table) > 1) for engine in table)
+        several = len(table) > 1
+        return any(e.guides or e.speculative is not None or (e.switching and several) for e in table)
 
     def default_engine_name(self) -> str:
         return self.default_engine or next(iter(self.engine_table()))

@@ -31,6 +31,7 @@ from server.call import Call
 from server.chunks import core_output
 from server.metrics import METRICS
 from server.requests import CALL
+from server.speculation import Acceptance
 
 logger = logging.getLogger("decant.server")
 
@@ -45,9 +46,11 @@ def _require_text(output: RequestOutput) -> None:
 class Tally:
     """Counts the tokens one engine decodes for one request, and books them once, when it has ended."""
 
-    def __init__(self, method: str, engine: str | None, report: Report) -> None:
+    def __init__(self, method: str, engine: str | None, report: Report, speculative: str | None) -> None:
         self.method = method
         self.engine = engine
+        self.speculative = speculative  # how the engine drafts
+        self.acceptance = Acceptance()
         self.report = report
         self.tokens = 0
         if engine is not None:
@@ -56,6 +59,9 @@ class Tally:
     def add(self, output: RequestOutput) -> None:
         for choice in output.outputs:
             self.tokens += len(choice.token_ids)
+            if choice.spec_decode_metrics is not None:
+                self.acceptance.add(choice.spec_decode_metrics)
+                choice.spec_decode_metrics = None  # vLLM would add it to every answer, asked for or not
         if output.finished:  # the report is read before the generator is closed
             self.settle()
 
@@ -63,6 +69,8 @@ class Tally:
         if self.engine is not None and self.tokens:
             METRICS.tokens.labels(self.method, self.engine).inc(self.tokens)
             self.report.add_tokens(self.engine, self.tokens)
+            if self.speculative is not None and self.acceptance.choices:
+                self.acceptance.settle(self.engine, self.speculative, self.tokens, self.report)
             self.tokens = 0
 
 
@@ -104,7 +112,8 @@ class DecodingEngine(EngineClient):
         prompt, reported = self._prepare(call, prompt, sampling_params)
         name = method.direct(self.deployment)
         self._check_priority(options.get("priority", 0), name or self.deployment.default)
-        tally = Tally(method.method, name, call.report)
+        self._check_speculation(sampling_params, name)
+        tally = Tally(method.method, name, call.report, self._speculative(name))
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:
             source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
@@ -180,6 +189,20 @@ class DecodingEngine(EngineClient):
                 "priority must be 0: this engine schedules first come, first served.",
                 parameter="priority",
             )
+
+    def _speculative(self, name: str | None) -> str | None:
+        return self.deployment.engines[name].speculative if name is not None else None
+
+    def _check_speculation(self, params: SamplingParams, name: str | None) -> None:
+        """What vLLM refuses beside speculation, by the field's name."""
+        if self._speculative(name) is None:
+            return
+        for field, harmless in (("min_p", 0.0), ("logit_bias", None)):
+            if getattr(params, field) not in (harmless, {}):
+                raise VLLMValidationError(
+                    f"{field} cannot be combined with speculative decoding, which engine '{name}' does.",
+                    parameter=field,
+                )
 
     async def _run(
         self,

@@ -19,6 +19,7 @@ from decoders.deployment import Deployment, EngineFacts
 from decoders.logits.engine import guided_arguments
 from decoders.registry import methods
 from decoders.sequence.switching.engine import PROCESSOR, obstacle, spare_token, switching_arguments
+from decoders.speculative.arguments import speculative_arguments
 from decoders.vocabulary import fingerprint
 from server.acceptance import Engine
 from server.config import ConfigError, EngineSettings, ServeSettings
@@ -64,12 +65,35 @@ def plan_engines(settings: ServeSettings) -> list[Plan]:
                 arguments = guided_arguments(guides, arguments)
             except ValueError as error:
                 raise ConfigError(f"engine {name}: {error}") from None
+        if engine.speculative is not None:
+            arguments = _speculative(name, engine, arguments)
         if len(table) > 1 and engine.switching and obstacle(arguments) is None:
             arguments = switching_arguments(arguments)
         plans.append(Plan(name, engine, path, arguments))
     _require_one_vocabulary(plans, settings.default_engine_name())
     _require_memory(plans)
     return plans
+
+
+def _speculative(name: str, engine: EngineSettings, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    assert engine.speculative is not None
+    draft = engine.speculative.draft_model()
+    try:
+        return speculative_arguments(
+            engine.speculative,
+            arguments,
+            guides=tuple(engine.guides),
+            cache_methods=tuple(engine.cache_methods),
+            draft_path=locate(draft) if draft is not None else None,
+        )
+    except ValueError as error:
+        raise ConfigError(f"engine {name}: {error}") from None
+
+
+def _draft_path(plan: Plan) -> str | None:
+    """Where the model that drafts for this engine lies; None if there is none."""
+    draft = plan.settings.speculative.draft_model() if plan.settings.speculative is not None else None
+    return locate(draft) if draft is not None else None
 
 
 def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
@@ -136,6 +160,12 @@ def _require_one_vocabulary(plans: list[Plan], default: str) -> None:
         for plan in plans
         if plan is not base
     ]
+    others += [
+        (f"speculative.model of engine {plan.name}", path, {})
+        for plan in plans
+        if plan.settings.speculative is not None and plan.settings.speculative.shares_vocabulary()
+        if (path := _draft_path(plan)) is not None
+    ]
     path = base.arguments.get("tokenizer") or base.path
     if not others and Path(path).is_dir():
         return  # a hub id is asked for all the same: if it is not there, that is known at once
@@ -150,6 +180,7 @@ def _require_memory(plans: list[Plan]) -> None:
         return
     weights = sum(weight_bytes(plan.path) for plan in plans)
     weights += sum(weight_bytes(locate(model)) for plan in plans for model in plan.settings.guides.values())
+    weights += sum(weight_bytes(path) for plan in plans if (path := _draft_path(plan)) is not None)
     sizes = [plan.arguments.get("kv_cache_memory_bytes") or 0 for plan in plans]
     if not all(isinstance(size, int) for size in sizes):
         raise ConfigError("engine_args.kv_cache_memory_bytes: a whole number of bytes is required")
@@ -224,6 +255,7 @@ def describe(plans: list[Plan], engines: Mapping[str, Engine], default: str) -> 
             guides=tuple(plan.settings.guides),
             cache_methods=tuple(plan.settings.cache_methods),
             switches=PROCESSOR in (plan.arguments.get("logits_processors") or ()),
+            speculative=plan.settings.speculative.method if plan.settings.speculative is not None else None,
         )
         for plan in plans
     }

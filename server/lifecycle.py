@@ -22,6 +22,7 @@ from server.errors import engine_dead, unavailable
 from server.metrics import EngineMetrics
 from server.protocol import BoundedProtocol
 from server.routes import State
+from server.speculation import Watch
 
 logger = logging.getLogger("decant.server")
 
@@ -98,7 +99,11 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
-        tasks = [asyncio.create_task(self._drain_when_told()), asyncio.create_task(self._watch_engines())]
+        tasks = [
+            asyncio.create_task(self._drain_when_told()),
+            asyncio.create_task(self._watch_engines()),
+            asyncio.create_task(Watch(self.state.engine.engines, self.state.engine.deployment).run()),
+        ]
         try:
             self.sock.listen()
         except OSError as error:

@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+PER_STEP = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16)  # tokens
 
 
 class Metrics:
@@ -35,6 +36,29 @@ class Metrics:
             "recomputed_tokens", "Tokens computed again because an answer changed engines", "method"
         )
         self.engine_up = self._gauge("engine_up", "1 while the engine lives", "engine")
+        self.speculation_tokens_per_step = self._histogram(
+            "speculation_tokens_per_step", "Tokens a request got per engine step", "engine", buckets=PER_STEP
+        )
+        self.speculation_drafting = self._gauge(
+            "speculation_drafting", "1 if the last step drafted", "engine"
+        )
+        self.speculation_chosen = self._gauge(
+            "speculation_chosen", "1 where the governor speculates, by rows in the batch", "engine", "rows"
+        )
+        self.speculation_rate = self._gauge(
+            "speculation_tokens_per_second",
+            "Tokens per second that the governor measured",
+            *("engine", "rows", "way"),
+        )
+        self.speculation_switches = self._counter(
+            "speculation_switches", "Times the governor changed its mind", "engine"
+        )
+        self.speculation_steps = self._counter(
+            "speculation_steps", "Steps with drafts, without, and of trials", "engine", "kind"
+        )
+        self.speculation_stop = self._gauge(
+            "speculation_stop", "The bound under which adaptive drafts end", "engine"
+        )
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"decant_{name}", help_text, labels, registry=self.registry)
@@ -42,8 +66,10 @@ class Metrics:
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(f"decant_{name}", help_text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, help_text: str, *labels: str) -> Histogram:
-        return Histogram(f"decant_{name}", help_text, labels, buckets=SECONDS, registry=self.registry)
+    def _histogram(
+        self, name: str, help_text: str, *labels: str, buckets: tuple[float, ...] = SECONDS
+    ) -> Histogram:
+        return Histogram(f"decant_{name}", help_text, labels, buckets=buckets, registry=self.registry)
 
 
 METRICS = Metrics()

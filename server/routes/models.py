@@ -54,6 +54,7 @@ async def list_methods(state: Shared) -> dict[str, Any]:
             "guides": list(facts.guides),
             "cache_methods": list(facts.cache_methods),
             "switches": facts.switches,
+            "speculative": facts.speculative,
         }
         for name, facts in deployment.engines.items()
     }

@@ -11,6 +11,7 @@ from server.errors import engine_dead
 from server.metrics import METRICS, exposition
 from server.routes import Shared, State
 from server.schemas import ERRORS
+from server.speculation import Watch
 
 router = APIRouter(tags=["Operation"], responses={503: ERRORS[503]})
 
@@ -41,6 +42,7 @@ async def metrics(state: Shared) -> Response:
     """Prometheus metrics: Decant's own and each engine's, told apart by the label `decant_engine`."""
     for name, engine in state.engine.engines.items():
         METRICS.engine_up.labels(name).set(not engine.errored)
+    await Watch(state.engine.engines, state.engine.deployment).refresh()
     return Response(exposition(state.engine_metrics), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -194,3 +194,18 @@ def test_what_the_operator_set_beats_what_the_environment_holds(monkeypatch: pyt
 
     held = [os.environ[name] for name in ("OMP_NUM_THREADS", "VLLM_LOGGING_LEVEL", "OMP_WAIT_POLICY")]
     assert held == ["3", "kept", "kept"]
+
+
+def test_speculation_of_the_one_model_by_flag_and_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = '{"method": "ngram", "num_speculative_tokens": 3}'
+    speculative = parse("m", "--speculative", given).engine_table()["base"].speculative
+    assert speculative is not None
+    assert (speculative.method, speculative.governor) == ("ngram", True)
+    monkeypatch.setenv("DECANT_SPECULATIVE", given)
+    assert parse("m").engine_table()["base"].speculative == speculative
+    monkeypatch.delenv("DECANT_SPECULATIVE")
+    assert parse("m").engine_table()["base"].speculative is None
+    with pytest.raises(ValidationError, match="speculative goes with MODEL"):
+        parse("--speculative", given)
+    with pytest.raises(ValidationError, match="num_speculative_tokens"):
+        parse("m", "--speculative", '{"method": "ngram", "num_speculative_tokens": 0}')

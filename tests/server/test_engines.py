@@ -121,3 +121,45 @@ async def test_each_real_engine_counts_its_own_tokens(engine: DecodingEngine) ->
     for name, one in engine.engines.items():
         assert one.logger_manager is not None, name
     assert len({id(one.logger_manager) for one in engine.engines.values()}) == len(engine.engines)
+
+
+def test_a_draft_model_is_planned_and_counted_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = {"method": "draft_model", "model": "embedded:small"}
+    (plan,) = plan_engines(settings({"base": {"model": "embedded:base", "speculative": draft}}))
+    config = plan.arguments["speculative_config"]
+    assert config["model"] == locate("embedded:small")
+    weights = weight_bytes(locate("embedded:base")) + weight_bytes(locate("embedded:small"))
+    cache = plan.arguments["kv_cache_memory_bytes"]
+
+    def available(size: int) -> None:
+        monkeypatch.setattr(
+            "server.engines.psutil.virtual_memory", lambda: type("Memory", (), {"available": size})
+        )
+
+    args = {"kv_cache_memory_bytes": cache}
+    table = {"base": {"model": "embedded:base", "speculative": draft, "args": args}}
+    available(weights + cache)
+    plan_engines(settings(table))
+    available(weights + cache - 1)
+    with pytest.raises(ConfigError, match="not enough memory"):
+        plan_engines(settings(table))
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused(other_vocabulary: Path) -> None:
+    draft = {"method": "adaptive_draft", "model": str(other_vocabulary)}
+    with pytest.raises(ConfigError, match=r"speculative\.model of engine base: .* another vocabulary"):
+        plan_engines(settings({"base": {"model": "embedded:base", "speculative": draft}}))
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        ({"guides": {"polite": "embedded:polite"}}, "speculative cannot be combined with guides"),
+        ({"args": {"speculative_config": {"method": "ngram"}}}, r"args\.speculative_config"),
+        ({"speculative": {"method": "draft_model", "model": "embedded:huge"}}, "embedded:huge"),
+    ],
+)
+def test_what_cannot_speculate_is_refused(engine: dict[str, Any], says: str) -> None:
+    table = {"base": {"model": "embedded:base", "speculative": {"method": "ngram"}, **engine}}
+    with pytest.raises(ConfigError, match=says):
+        plan_engines(settings(table))

@@ -1,0 +1,126 @@
+"""What speculation brought: in a request's report, and in the metrics of each engine that speculates."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from prometheus_client import Counter
+
+from decoders.deployment import Deployment
+from decoders.report import Report
+from server.metrics import METRICS
+
+logger = logging.getLogger("decant.speculation")
+
+INTERVAL = 5.0  # seconds between looks at the engines
+PATIENCE = 2.0  # seconds an engine may take to answer
+
+
+class Acceptance:
+    """Counts over the verified drafts of one request, all its choices together."""
+
+    def __init__(self) -> None:
+        self.steps = 0  # that verified a draft
+        self.choices = 0
+        self.drafted: list[int] = []  # tokens, by position in the draft
+        self.accepted: list[int] = []
+
+    def add(self, metrics: Any) -> None:
+        """One choice that has ended. metrics: vLLM's RequestSpecDecodeMetrics, detailed."""
+        self.choices += 1
+        self.steps += len(metrics.per_step_drafted)
+        for counts, lengths in (
+            (self.drafted, metrics.per_step_drafted),
+            (self.accepted, metrics.per_step_accepted),
+        ):
+            counts += [0] * (metrics.num_spec_tokens - len(counts))
+            for length in lengths:
+                for position in range(length):
+                    counts[position] += 1
+
+    def describe(self, method: str, tokens: int) -> dict[str, Any]:
+        """For the report. tokens: of the whole answer.
+
+        Every step gives one token of the model's own beside those accepted. Steps that verified no draft, the
+        prompt's among them, gave one token each; a stop may have cut the last step's tokens short.
+        """
+        accepted = sum(self.accepted)
+        steps = self.steps + max(self.choices, tokens - self.steps - accepted)
+        return {
+            "method": method,
+            "steps": steps,
+            "tokens_per_step": round(tokens / steps, 3) if steps else None,
+            "drafted_tokens": sum(self.drafted),
+            "accepted_tokens": accepted,
+            "drafted_per_position": self.drafted,
+            "accepted_per_position": self.accepted,
+        }
+
+    def settle(self, engine: str, method: str, tokens: int, report: Report) -> None:
+        """Put it into the report and the metrics."""
+        described = self.describe(method, tokens)
+        report.layer("sequence")["speculative"] = described
+        if described["tokens_per_step"] is not None:
+            METRICS.speculation_tokens_per_step.labels(engine).observe(described["tokens_per_step"])
+
+
+class Watch:
+    """Asks the engines that speculate what their governors do: for the metrics, and a log line a decision."""
+
+    def __init__(self, engines: Mapping[str, Any], deployment: Deployment) -> None:
+        self.engines = {
+            name: engines[name] for name, facts in deployment.engines.items() if facts.speculative is not None
+        }
+
+    async def run(self) -> None:
+        """Look again and again; returns at once where no engine speculates."""
+        while self.engines:
+            await self.refresh()
+            await asyncio.sleep(INTERVAL)
+
+    async def refresh(self) -> None:
+        """Bring the metrics up to date; an engine that does not answer keeps its last values."""
+        for name, engine in self.engines.items():
+            with suppress(Exception):  # a dead engine is reported elsewhere
+                answers = await asyncio.wait_for(engine.collective_rpc("decant_speculation"), PATIENCE)
+                for state in filter(None, answers):
+                    show(name, state)
+
+
+_counted: dict[tuple[Any, tuple[str, ...]], float] = {}
+
+
+def _count(counter: Counter, labels: tuple[str, ...], total: float) -> None:
+    """Bring a counter to what an engine has counted since its start."""
+    before = _counted.get((counter, labels), 0.0)
+    counter.labels(*labels).inc(max(0.0, total - before))
+    _counted[counter, labels] = total
+
+
+def show(engine: str, state: Mapping[str, Any]) -> None:
+    """Metrics and log lines of what one engine said."""
+    if "stop" in state:
+        METRICS.speculation_stop.labels(engine).set(state["stop"])
+    if "switches" not in state:  # ungoverned: it always speculates
+        METRICS.speculation_drafting.labels(engine).set(1)
+        return
+    METRICS.speculation_drafting.labels(engine).set(state["drafting"])
+    _count(METRICS.speculation_switches, (engine,), state["switches"])
+    for kind, steps in state["steps"].items():
+        _count(METRICS.speculation_steps, (engine, kind), steps)
+    for rows, load in state["loads"].items():
+        METRICS.speculation_chosen.labels(engine, rows).set(load["drafting"])
+        for way, rate in (("drafting", load["with_drafts"]), ("plain", load["without"])):
+            if rate is not None:
+                METRICS.speculation_rate.labels(engine, rows, way).set(rate)
+    for decision in state["decisions"]:
+        logger.info(
+            "engine %s: speculation %s at %s rows: %.1f tokens/s with drafts, %.1f without",
+            engine,
+            "on" if decision["drafting"] else "off",
+            decision["rows"],
+            decision["with_drafts"],
+            decision["without"],
+        )
