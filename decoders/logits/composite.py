@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vllm.compilation.backends import set_model_tag
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.utils import replace
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model
@@ -119,8 +120,9 @@ def _base(vllm_config: VllmConfig) -> nn.Module:
     # The engine's arguments replaced `architectures`; the checkpoint still has its own.
     config = vllm_config.model_config
     original = get_config(config.model, trust_remote_code=config.trust_remote_code, revision=config.revision)
+    # Without a prefix: a checkpoint's quantisation names layers, and is matched against their full names.
     return init_vllm_registered_model(
-        vllm_config, prefix="base", hf_config=config.hf_config, architectures=original.architectures
+        vllm_config, prefix="", hf_config=config.hf_config, architectures=original.architectures
     )
 
 
@@ -147,5 +149,21 @@ def _guide(vllm_config: VllmConfig, config: ModelConfig, prefix: str) -> nn.Modu
     cache_config = copy(vllm_config.cache_config)
     cache_config.sliding_window = config.get_sliding_window() if slides else None
     guide_config = replace(vllm_config, model_config=config, cache_config=cache_config, quant_config=None)
+    if guide_config.quant_config is not None:
+        _name_layers_as_alone(guide_config.quant_config, f"{prefix}.")
     with set_model_tag(prefix):
         return initialize_model(guide_config, prefix=prefix)
+
+
+def _name_layers_as_alone(quant_config: QuantizationConfig, own: str) -> None:
+    """Give `quant_config` the layers' names as in the guide's checkpoint, for which its lists were written.
+
+    own: what their names begin with here. The lists themselves cannot be renamed: not every kind of
+    quantisation can do it, and some models rename them too.
+    """
+    by_name = quant_config.get_quant_method
+
+    def get_quant_method(layer: nn.Module, prefix: str) -> Any:
+        return by_name(layer, prefix.removeprefix(own))
+
+    quant_config.get_quant_method = get_quant_method

@@ -1,11 +1,13 @@
 """Tiny random models with peaked next-token distributions: one tokenizer, deliberately unlike shapes."""
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -57,6 +59,36 @@ def make_models(folder: Path) -> dict[str, str]:
         name: _make(folder / name, seed, kind, shape)
         for seed, (name, (kind, shape)) in enumerate(MODELS.items())
     }
+
+
+def quantised(source: str, folder: Path, ignored: Sequence[str]) -> str:
+    """A copy with 8-bit linear layers but for `ignored`, as compressed-tensors writes it; its path."""
+    shutil.copytree(source, folder)
+    weights = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        layer = name.removesuffix(".weight")
+        weights[name] = weight
+        if name.startswith("model.layers") and weight.ndim == 2 and layer not in ignored:
+            scale = weight.abs().amax(1, keepdim=True) / 127
+            weights[name] = (weight / scale).round().to(torch.int8)
+            weights[f"{layer}.weight_scale"] = scale
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    eight = {"num_bits": 8, "type": "int", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**eight, "strategy": "channel", "dynamic": False},
+        "input_activations": {**eight, "strategy": "token", "dynamic": True},
+    }
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head", *ignored],
+        "config_groups": {"group_0": group},
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(folder)
 
 
 def _make(path: Path, seed: int, kind: Any, shape: dict[str, Any]) -> str:
