@@ -12,6 +12,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 
 from decoders import plugin
 from decoders.logits.engine import guided_arguments
+from decoders.logits.guidance import Outcome
 from decoders.logits.wire import REPORT
 from decoders.request import DecodingRequest
 from tests.decoders.logits.models import TOKENS
@@ -104,7 +105,7 @@ class Engine:
     def outcome(self, key: str) -> list[dict[str, Any]]:
         """What the server's report is made of."""
         (found,) = self.llm.collective_rpc("decant_take_outcome", args=(key,))
-        return found
+        return [Outcome.from_wire(one).summary() for one in found]
 
     def forget(self) -> None:
         assert self.llm.reset_prefix_cache()
