@@ -13,6 +13,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "speculative_config": (None,),
     "enable_lora": (None, False),
     "runner": (None, "auto", "generate"),
+    "logprobs_mode": (None, "raw_logprobs"),
 }
 
 

@@ -73,6 +73,17 @@ def test_what_cannot_be_started_is_said_in_one_line(engine: dict[str, Any], says
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("logprobs_mode", "processed_logprobs"), ("logprobs_mode", "raw_logits")],
+)
+def test_what_an_engine_with_guides_cannot_have_is_refused(argument: str, value: Any) -> None:
+    engine = {**SMALL, "guides": {"polite": "embedded:polite"}, "args": {argument: value}}
+    with pytest.raises(ConfigError, match=f"engine base: {argument} cannot be combined with guides"):
+        plan_engines(settings({"base": engine}))
+    plan_engines(settings({"base": {**engine, "guides": {}}}))
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json"):
         locate(str(tmp_path))
