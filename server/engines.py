@@ -16,8 +16,10 @@ from vllm.tokenizers import get_tokenizer
 from vllm.usage.usage_lib import UsageContext
 
 from decoders.deployment import Deployment, EngineFacts
+from decoders.errors import Refusal
 from decoders.logits.engine import guided_arguments
 from decoders.registry import methods
+from decoders.request import Decoding
 from decoders.sequence.switching.engine import PROCESSOR, obstacle, spare_token, switching_arguments
 from decoders.vocabulary import fingerprint
 from server.acceptance import Engine
@@ -237,3 +239,14 @@ def _spare_token(engines: Mapping[str, Engine], default: str) -> int | None:
     special = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("pad", "unk", "bos", "eos")}
     sizes = [engine.model_config.get_vocab_size() for engine in engines.values()]
     return spare_token(tokenizer.get_vocab(), special, sizes)
+
+
+def require_presets(settings: ServeSettings, deployment: Deployment) -> None:
+    """Raise ConfigError for a preset that asks for what this deployment does not offer."""
+    for name, preset in settings.presets.items():
+        decoding: Decoding = preset.decoding
+        try:
+            decoding.admit(deployment)
+        except Refusal as refusal:
+            where = f"presets.{name}.{refusal.param or 'decoding'}"
+            raise ConfigError(f"{where}: {refusal.message}") from None
