@@ -12,6 +12,8 @@ from vllm.config.utils import replace
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.model_executor.models import ModelRegistry
+from vllm.model_executor.models.interfaces import is_attention_free, is_hybrid
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model
 from vllm.transformers_utils.config import get_config
 
@@ -120,6 +122,7 @@ def _base(vllm_config: VllmConfig) -> nn.Module:
     # The engine's arguments replaced `architectures`; the checkpoint still has its own.
     config = vllm_config.model_config
     original = get_config(config.model, trust_remote_code=config.trust_remote_code, revision=config.revision)
+    _require_attention_only("the base", config, original.architectures)
     # Without a prefix: a checkpoint's quantisation names layers, and is matched against their full names.
     return init_vllm_registered_model(
         vllm_config, prefix="", hf_config=config.hf_config, architectures=original.architectures
@@ -128,8 +131,9 @@ def _base(vllm_config: VllmConfig) -> nn.Module:
 
 def _guide_config(vllm_config: VllmConfig, name: str, path: str) -> ModelConfig:
     base = vllm_config.model_config
+    who = f"guide {name} ({path})"
     try:
-        return ModelConfig(
+        config = ModelConfig(
             model=path,
             tokenizer=base.tokenizer,
             dtype=base.dtype,
@@ -138,7 +142,22 @@ def _guide_config(vllm_config: VllmConfig, name: str, path: str) -> ModelConfig:
             seed=base.seed,
         )
     except ValueError as error:
-        raise ValueError(f"guide {name} ({path}): {error}") from error
+        raise ValueError(f"{who}: {error}") from error
+    _require_attention_only(who, config, config.architectures)
+    # vLLM makes the groups of experts for the base, and counts their layers in each step's order.
+    if config.is_moe:
+        raise ValueError(f"{who}: a mixture of experts cannot be a guide, only a base")
+    return config
+
+
+def _require_attention_only(who: str, config: ModelConfig, architectures: list[str]) -> None:
+    """Recurrent states would need blocks of other sizes, which vLLM plans for one whole model only."""
+    found, _ = ModelRegistry.resolve_model_cls(architectures, config)
+    kinds = getattr(config.hf_text_config, "layer_types", None) or ("recurrent",)
+    if is_attention_free(found) or (is_hybrid(found) and not {*kinds} <= {"attention", "full_attention"}):
+        raise ValueError(
+            f"{who}: models with recurrent layers (Mamba, linear attention) can neither have nor be guides"
+        )
 
 
 def _guide(vllm_config: VllmConfig, config: ModelConfig, prefix: str) -> nn.Module:

@@ -75,7 +75,15 @@ def test_what_cannot_be_started_is_said_in_one_line(engine: dict[str, Any], says
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("logprobs_mode", "processed_logprobs"), ("logprobs_mode", "raw_logits")],
+    [
+        ("logprobs_mode", "processed_logprobs"),
+        ("logprobs_mode", "raw_logits"),
+        ("data_parallel_size", 2),
+        ("worker_extension_cls", "operators.Extension"),
+        ("load_format", "runai_streamer"),
+        ("load_format", "dummy"),
+        ("load_format", "mistral"),
+    ],
 )
 def test_what_an_engine_with_guides_cannot_have_is_refused(argument: str, value: Any) -> None:
     engine = {**SMALL, "guides": {"polite": "embedded:polite"}, "args": {argument: value}}

@@ -29,7 +29,7 @@ QWEN3 = (Qwen3Config, Qwen3ForCausalLM)
 MISTRAL = (MistralConfig, MistralForCausalLM)
 
 
-def _shape(width: int, layers: int, heads: int, kv_heads: int, head_dim: int, **other: Any) -> dict[str, Any]:
+def shape(width: int, layers: int, heads: int, kv_heads: int, head_dim: int, **other: Any) -> dict[str, Any]:
     return {
         "hidden_size": width,
         "intermediate_size": 2 * width,
@@ -42,21 +42,21 @@ def _shape(width: int, layers: int, heads: int, kv_heads: int, head_dim: int, **
 
 
 MODELS: Mapping[str, tuple[Any, dict[str, Any]]] = {
-    "base": (LLAMA, _shape(128, 3, 4, 2, 32)),
-    "polite": (LLAMA, _shape(64, 2, 2, 1, 32)),
-    "brief": (QWEN3, _shape(96, 2, 3, 3, 64, tie_word_embeddings=False)),
-    "terse": (MISTRAL, _shape(128, 4, 4, 4, 32, sliding_window=None)),
-    "wide": (LLAMA, _shape(64, 1, 2, 2, 32, vocab_size=WIDE)),
-    "narrow": (QWEN3, _shape(64, 1, 2, 1, 32, vocab_size=NARROW)),
-    "sliding": (MISTRAL, _shape(128, 2, 4, 2, 32, sliding_window=WINDOW)),
-    "sliding_guide": (MISTRAL, _shape(64, 2, 2, 1, 32, sliding_window=WINDOW)),
+    "base": (LLAMA, shape(128, 3, 4, 2, 32)),
+    "polite": (LLAMA, shape(64, 2, 2, 1, 32)),
+    "brief": (QWEN3, shape(96, 2, 3, 3, 64, tie_word_embeddings=False)),
+    "terse": (MISTRAL, shape(128, 4, 4, 4, 32, sliding_window=None)),
+    "wide": (LLAMA, shape(64, 1, 2, 2, 32, vocab_size=WIDE)),
+    "narrow": (QWEN3, shape(64, 1, 2, 1, 32, vocab_size=NARROW)),
+    "sliding": (MISTRAL, shape(128, 2, 4, 2, 32, sliding_window=WINDOW)),
+    "sliding_guide": (MISTRAL, shape(64, 2, 2, 1, 32, sliding_window=WINDOW)),
 }
 
 
 def make_models(folder: Path) -> dict[str, str]:
     """Write every model with the tokenizer into `folder`; their paths by name."""
     return {
-        name: _make(folder / name, seed, kind, shape)
+        name: make(folder / name, seed, kind, shape)
         for seed, (name, (kind, shape)) in enumerate(MODELS.items())
     }
 
@@ -91,7 +91,7 @@ def quantised(source: str, folder: Path, ignored: Sequence[str]) -> str:
     return str(folder)
 
 
-def _make(path: Path, seed: int, kind: Any, shape: dict[str, Any]) -> str:
+def make(path: Path, seed: int, kind: Any, shape: dict[str, Any]) -> str:
     torch.manual_seed(seed)
     fixed = {"max_position_embeddings": 1024, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": 0}
     config, model_class = kind
