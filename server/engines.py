@@ -116,8 +116,12 @@ def _reason(error: Exception) -> str:
 TOKENIZER_ARGUMENTS = ("tokenizer_mode", "trust_remote_code", "download_dir")
 
 
+def _of_tokenizer(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: arguments[name] for name in TOKENIZER_ARGUMENTS if name in arguments}
+
+
 def _tokenizer(path: str, who: str, arguments: Mapping[str, Any]) -> Any:
-    chosen = {name: arguments[name] for name in TOKENIZER_ARGUMENTS if name in arguments}
+    chosen = _of_tokenizer(arguments)
     revision = arguments.get("tokenizer_revision") or arguments.get("revision")
     try:
         return get_tokenizer(path, revision=revision, **chosen)
@@ -129,7 +133,7 @@ def _require_one_vocabulary(plans: list[Plan], default: str) -> None:
     """Engines and guides hand token ids to each other, so all must mean the same by them."""
     base = next(plan for plan in plans if plan.name == default)
     others: list[tuple[str, str, Mapping[str, Any]]] = [
-        (f"guide {guide} of engine {plan.name}", locate(model), {})
+        (f"guide {guide} of engine {plan.name}", locate(model), _of_tokenizer(plan.arguments))
         for plan in plans
         for guide, model in plan.settings.guides.items()
     ]

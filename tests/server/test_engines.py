@@ -106,6 +106,23 @@ def test_a_guide_or_engine_with_another_vocabulary_is_refused(other_vocabulary: 
     plan_engines(settings({"base": {**SMALL, "guides": {"same": "embedded:polite"}}}))
 
 
+def test_a_guides_tokenizer_is_read_as_its_engines(tmp_path: Path) -> None:
+    folder = tmp_path / "coded"
+    shutil.copytree(embedded.path("polite"), folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    code = (
+        "from transformers import PreTrainedTokenizerFast\n\nclass Own(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    (folder / "own.py").write_text(code, encoding="utf-8")
+    engine = {**SMALL, "guides": {"coded": str(folder)}}
+    plan_engines(settings({"base": {**engine, "args": {"trust_remote_code": True}}}))
+    with pytest.raises(ConfigError, match="guide coded of engine base"):
+        plan_engines(settings({"base": engine}))
+
+
 def test_a_hub_id_is_left_to_vllms_loader() -> None:
     assert locate("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
     assert weight_bytes("Qwen/Qwen3-8B") == 0
