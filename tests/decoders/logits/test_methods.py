@@ -336,3 +336,11 @@ def test_an_outcome_is_of_as_many_tokens_as_were_delivered() -> None:
         "alphas": {"polite": [0.5, 1.5]},
     }
     assert Outcome().summary(3) == {"tokens": 3, "guided": 0}
+
+
+def test_a_methods_summary_is_a_whole_sentence() -> None:
+    """The list of methods shows the docstring's first line alone."""
+    listed = catalogue(Deployment("base", {"base": EngineFacts("m", 10, ("polite",))}))
+    for layer in listed.values():
+        for entry in layer:
+            assert entry["summary"].endswith("."), entry["method"]
