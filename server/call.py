@@ -1,6 +1,6 @@
 """One admitted request on its way from the route to the engines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllm.sampling_params import SamplingParams
 
@@ -8,6 +8,7 @@ from decoders.errors import Refusal
 from decoders.report import Report
 from decoders.request import Decoding, DecodingRequest
 from server.errors import ApiError
+from server.outcome import Outcomes
 
 
 @dataclass
@@ -16,6 +17,7 @@ class Call:
 
     decoding: Decoding
     report: Report
+    outcomes: Outcomes = field(default_factory=Outcomes)
 
     def check_sampling(self, params: SamplingParams) -> None:
         """Raise ApiError 400 for a sampling parameter that one of the methods cannot honour."""

@@ -114,6 +114,10 @@ class DecodingEngine(EngineClient):
         self._check_priority(options.get("priority", 0), name or self.deployment.default)
         self._check_speculation(sampling_params, name)
         tally = Tally(method.method, name, call.report, self._speculative(name))
+        outcome = None
+        if reported is not None and name is not None:
+            layer = call.report.layer("logits")
+            outcome = call.outcomes.begin(sampling_params.output_kind, self.engines[name], reported, layer)
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:
             source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
@@ -129,8 +133,8 @@ class DecodingEngine(EngineClient):
                         tally.add(output)
                     if output.finished and constrained:
                         _require_text(output)
-                    if output.finished and reported is not None and name is not None:
-                        await self._report_outcome(call, name, reported)
+                    if outcome is not None:
+                        await outcome.add(output)
                     yield output
         finally:
             tally.settle()
@@ -162,16 +166,6 @@ class DecodingEngine(EngineClient):
             raise VLLMValidationError("Methods of the logits and cache layers take prepared prompts only.")
         salt = call.decoding.cache_salt(prompt.get("cache_salt"))
         return ({**prompt, "cache_salt": salt} if salt is not None else prompt), key
-
-    async def _report_outcome(self, call: Call, engine: str, key: str) -> None:
-        """Add what the worker did to the report."""
-        results = await self.engines[engine].collective_rpc("decant_take_outcome", args=(key,))
-        choices: list[dict[str, Any]] = next((found for found in results if found), [])
-        layer = call.report.layer("logits")
-        for name in ("tokens", "guided"):
-            layer[name] = sum(choice[name] for choice in choices)
-        if len(choices) == 1:
-            layer.update(choices[0])
 
     def _check_prompt(self, prompt: Any) -> None:
         if self.prompt_tokens is None or not isinstance(prompt, dict):

@@ -16,8 +16,10 @@ from vllm.tokenizers import get_tokenizer
 from vllm.usage.usage_lib import UsageContext
 
 from decoders.deployment import Deployment, EngineFacts
+from decoders.errors import Refusal
 from decoders.logits.engine import guided_arguments
 from decoders.registry import methods
+from decoders.request import Decoding
 from decoders.sequence.switching.engine import PROCESSOR, obstacle, spare_token, switching_arguments
 from decoders.speculative.arguments import speculative_arguments
 from decoders.vocabulary import fingerprint
@@ -138,8 +140,12 @@ def _reason(error: Exception) -> str:
 TOKENIZER_ARGUMENTS = ("tokenizer_mode", "trust_remote_code", "download_dir")
 
 
+def _of_tokenizer(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: arguments[name] for name in TOKENIZER_ARGUMENTS if name in arguments}
+
+
 def _tokenizer(path: str, who: str, arguments: Mapping[str, Any]) -> Any:
-    chosen = {name: arguments[name] for name in TOKENIZER_ARGUMENTS if name in arguments}
+    chosen = _of_tokenizer(arguments)
     revision = arguments.get("tokenizer_revision") or arguments.get("revision")
     try:
         return get_tokenizer(path, revision=revision, **chosen)
@@ -151,7 +157,7 @@ def _require_one_vocabulary(plans: list[Plan], default: str) -> None:
     """Engines and guides hand token ids to each other, so all must mean the same by them."""
     base = next(plan for plan in plans if plan.name == default)
     others: list[tuple[str, str, Mapping[str, Any]]] = [
-        (f"guide {guide} of engine {plan.name}", locate(model), {})
+        (f"guide {guide} of engine {plan.name}", locate(model), _of_tokenizer(plan.arguments))
         for plan in plans
         for guide, model in plan.settings.guides.items()
     ]
@@ -269,3 +275,14 @@ def _spare_token(engines: Mapping[str, Engine], default: str) -> int | None:
     special = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("pad", "unk", "bos", "eos")}
     sizes = [engine.model_config.get_vocab_size() for engine in engines.values()]
     return spare_token(tokenizer.get_vocab(), special, sizes)
+
+
+def require_presets(settings: ServeSettings, deployment: Deployment) -> None:
+    """Raise ConfigError for a preset that asks for what this deployment does not offer."""
+    for name, preset in settings.presets.items():
+        decoding: Decoding = preset.decoding
+        try:
+            decoding.admit(deployment)
+        except Refusal as refusal:
+            where = f"presets.{name}.{refusal.param or 'decoding'}"
+            raise ConfigError(f"{where}: {refusal.message}") from None

@@ -17,7 +17,7 @@ from vllm.utils.gc_utils import freeze_gc_heap
 from server.app import build_app
 from server.config import ConfigError, ServeSettings
 from server.engine import DecodingEngine
-from server.engines import describe, plan_engines, start_engines
+from server.engines import describe, plan_engines, require_presets, start_engines
 from server.errors import engine_dead, unavailable
 from server.metrics import EngineMetrics
 from server.protocol import BoundedProtocol
@@ -49,6 +49,7 @@ async def serve(settings: ServeSettings, sock: socket.socket) -> int:
     deployment = describe(plans, engines, settings.default_engine_name())
     engine = DecodingEngine(engines, deployment, settings.limits.prompt_tokens)
     try:
+        require_presets(settings, deployment)
         app = build_app(engine, settings, metrics)
         state: State = app.state.decant
         await asyncio.to_thread(state.handlers.warmup)

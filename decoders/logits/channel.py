@@ -73,7 +73,10 @@ class Channel:
             fused = logits.clone()
             done = plan.apply(fused, guides)
             rows = torch.cat([part[0] for part in done])
-            self._pending = rows, fused[rows] - logits[rows]
+            before = logits[rows]
+            # Where the base gives no chance the difference of infinities is none; settle leaves it so.
+            change = torch.where(before == -torch.inf, 0.0, fused[rows] - before)
+            self._pending = rows, change
             self._book(done)
         if (plan := self._plan("guided", logits.device)) is not None:
             self._book(plan.apply(logits, guides))
@@ -111,13 +114,19 @@ class Channel:
 
     def _outcome(self, report: str, output: list[int]) -> Outcome:
         if report not in self.outcomes and len(self.outcomes) >= MOST_REPORTS:
-            self.outcomes.pop(next(iter(self.outcomes)))
+            self._forget_one()
         choices = self.outcomes.setdefault(report, [])
         found = next((choice for choice in choices if choice.output is output), None)
         if found is None:
             found = Outcome(output)
             choices.append(found)
         return found
+
+    def _forget_one(self) -> None:
+        """The oldest that does not run: what runs will be asked for."""
+        running = {row.report for row in self.rows.values()}
+        if (oldest := next((key for key in self.outcomes if key not in running), None)) is not None:
+            self.outcomes.pop(oldest)
 
 
 def channel(config: VllmConfig) -> Channel | None:

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from vllm.compilation.backends import set_model_tag
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.utils import replace
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.model_executor.models import ModelRegistry
+from vllm.model_executor.models.interfaces import is_attention_free, is_hybrid
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model
 from vllm.transformers_utils.config import get_config
 
@@ -119,15 +122,18 @@ def _base(vllm_config: VllmConfig) -> nn.Module:
     # The engine's arguments replaced `architectures`; the checkpoint still has its own.
     config = vllm_config.model_config
     original = get_config(config.model, trust_remote_code=config.trust_remote_code, revision=config.revision)
+    _require_attention_only("the base", config, original.architectures)
+    # Without a prefix: a checkpoint's quantisation names layers, and is matched against their full names.
     return init_vllm_registered_model(
-        vllm_config, prefix="base", hf_config=config.hf_config, architectures=original.architectures
+        vllm_config, prefix="", hf_config=config.hf_config, architectures=original.architectures
     )
 
 
 def _guide_config(vllm_config: VllmConfig, name: str, path: str) -> ModelConfig:
     base = vllm_config.model_config
+    who = f"guide {name} ({path})"
     try:
-        return ModelConfig(
+        config = ModelConfig(
             model=path,
             tokenizer=base.tokenizer,
             dtype=base.dtype,
@@ -136,7 +142,22 @@ def _guide_config(vllm_config: VllmConfig, name: str, path: str) -> ModelConfig:
             seed=base.seed,
         )
     except ValueError as error:
-        raise ValueError(f"guide {name} ({path}): {error}") from error
+        raise ValueError(f"{who}: {error}") from error
+    _require_attention_only(who, config, config.architectures)
+    # vLLM makes the groups of experts for the base, and counts their layers in each step's order.
+    if config.is_moe:
+        raise ValueError(f"{who}: a mixture of experts cannot be a guide, only a base")
+    return config
+
+
+def _require_attention_only(who: str, config: ModelConfig, architectures: list[str]) -> None:
+    """Recurrent states would need blocks of other sizes, which vLLM plans for one whole model only."""
+    found, _ = ModelRegistry.resolve_model_cls(architectures, config)
+    kinds = getattr(config.hf_text_config, "layer_types", None) or ("recurrent",)
+    if is_attention_free(found) or (is_hybrid(found) and not {*kinds} <= {"attention", "full_attention"}):
+        raise ValueError(
+            f"{who}: models with recurrent layers (Mamba, linear attention) can neither have nor be guides"
+        )
 
 
 def _guide(vllm_config: VllmConfig, config: ModelConfig, prefix: str) -> nn.Module:
@@ -147,5 +168,21 @@ def _guide(vllm_config: VllmConfig, config: ModelConfig, prefix: str) -> nn.Modu
     cache_config = copy(vllm_config.cache_config)
     cache_config.sliding_window = config.get_sliding_window() if slides else None
     guide_config = replace(vllm_config, model_config=config, cache_config=cache_config, quant_config=None)
+    if guide_config.quant_config is not None:
+        _name_layers_as_alone(guide_config.quant_config, f"{prefix}.")
     with set_model_tag(prefix):
         return initialize_model(guide_config, prefix=prefix)
+
+
+def _name_layers_as_alone(quant_config: QuantizationConfig, own: str) -> None:
+    """Give `quant_config` the layers' names as in the guide's checkpoint, for which its lists were written.
+
+    own: what their names begin with here. The lists themselves cannot be renamed: not every kind of
+    quantisation can do it, and some models rename them too.
+    """
+    by_name = quant_config.get_quant_method
+
+    def get_quant_method(layer: nn.Module, prefix: str) -> Any:
+        return by_name(layer, prefix.removeprefix(own))
+
+    quant_config.get_quant_method = get_quant_method

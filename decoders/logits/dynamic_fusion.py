@@ -10,8 +10,7 @@ from decoders.logits.guided import MOST_GUIDES, GuidedMethod, GuideName
 
 
 class DynamicFusion(GuidedMethod):
-    """Dynamic logit fusion: add what small experts learnt over their small base, as strongly as the step asks
-    for.
+    """Dynamic logit fusion: add what small experts learnt over their small base, as each step asks for it.
 
     L~ = L_base + sum_k a_k (L_expert_k - L_small); each step and row takes from `grid` the one non-zero a_k
     for which the shift of the base's distribution comes nearest to the experts' own, sum_k (KL(P~||P) -

@@ -13,6 +13,11 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "speculative_config": (None,),
     "enable_lora": (None, False),
     "runner": (None, "auto", "generate"),
+    "logprobs_mode": (None, "raw_logprobs"),
+    "data_parallel_size": (None, 1),
+    "worker_extension_cls": (None, ""),
+    # Other loaders leave the guides' weights out, or do not know where they lie.
+    "load_format": (None, "auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "npcache", "pt"),
 }
 
 

@@ -69,16 +69,31 @@ class Outcome:
         for name, value in alphas.items():
             self.alphas.setdefault(name, {})[position] = round(value, 4)
 
-    def summary(self) -> dict[str, Any]:
-        """For the report: the tokens decided, how many of them with guidance, and dynamic fusion's alphas."""
-        kept = sorted(self.opened)
-        summary: dict[str, Any] = {"tokens": len(kept), "guided": sum(self.opened.values())}
+    def to_wire(self) -> dict[str, Any]:
+        """Plain values for the way from the worker to the server; positions as pairs, in order."""
+        alphas = {name: sorted(values.items()) for name, values in self.alphas.items()}
+        return {"output": list(self.output), "opened": sorted(self.opened.items()), "alphas": alphas}
+
+    @classmethod
+    def from_wire(cls, raw: Mapping[str, Any]) -> "Outcome":
+        alphas = {name: dict(values) for name, values in raw["alphas"].items()}
+        return cls(list(raw["output"]), dict(raw["opened"]), alphas)
+
+    def summary(self, tokens: int | None = None) -> dict[str, Any]:
+        """For the report: the tokens decided, how many of them with guidance, and dynamic fusion's alphas.
+
+        tokens: of the answer, if these are fewer: a stop string is found only when more have been decided;
+        or more: no operator ran for some.
+        """
+        kept = sorted(self.opened) if tokens is None else range(tokens)
+        summary: dict[str, Any] = {
+            "tokens": len(kept),
+            "guided": sum(self.opened.get(one, False) for one in kept),
+        }
         if self.alphas and kept:
+            alphas = {name: [values.get(one, 0.0) for one in kept] for name, values in self.alphas.items()}
             summary["mean_alpha"] = {
-                name: round(sum(values.get(one, 0.0) for one in kept) / len(kept), 4)
-                for name, values in self.alphas.items()
+                name: round(sum(values) / len(kept), 4) for name, values in alphas.items()
             }
-            summary["alphas"] = {
-                name: [values.get(one, 0.0) for one in sorted(kept)] for name, values in self.alphas.items()
-            }
+            summary["alphas"] = alphas
         return summary

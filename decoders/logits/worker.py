@@ -11,4 +11,4 @@ class GuideWorker:
     def decant_take_outcome(self, key: str) -> list[dict[str, Any]]:
         """What guidance did for each choice of the request of this key, and forget it."""
         outcomes = self.model_runner.get_model().channel.outcomes.pop(key, [])
-        return [one.summary() for one in outcomes]
+        return [one.to_wire() for one in outcomes]

@@ -1,12 +1,13 @@
 """Preference pairs: a JSONL file of prompts with a chosen and a rejected answer, as token ids."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,11 +20,15 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """prompt: text, or a conversation as a list of messages; chosen and rejected: answers to it."""
+    """prompt: text, or a conversation as a list of messages; chosen and rejected: answers to it.
+
+    where: file and line, for errors.
+    """
 
     prompt: str | list[dict[str, str]]
     chosen: str
     rejected: str
+    where: str = field(default="a pair", compare=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def _pair(path: Path, number: int, line: str) -> Pair:
         raise DataError(f"{where}: chosen and rejected are the same")
     if not _is_prompt(raw["prompt"]):
         raise DataError(f"{where}: prompt must be text, or a list of messages with role and content")
-    return Pair(**raw)
+    return Pair(**raw, where=where)
 
 
 def _is_prompt(prompt: Any) -> bool:
@@ -90,12 +95,16 @@ class PairDataset(Dataset[Encoded]):
     """Pairs as a model reads them: through the tokenizer's chat template where it has one.
 
     max_tokens: the longest prompt and answer together; longer prompts lose their beginning, and a pair whose
-    answer alone is too long raises DataError.
+    answer alone is too long, or that the template does not take, raises DataError. ends: tokens that end an
+    engine's answer, beside the tokenizer's EOS.
     """
 
-    def __init__(self, pairs: Sequence[Pair], tokenizer: Any, max_tokens: int) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], tokenizer: Any, max_tokens: int, ends: Iterable[int] = ()
+    ) -> None:
         self.tokenizer = tokenizer
-        self.items = [self._encode(index, pair, max_tokens) for index, pair in enumerate(pairs)]
+        self.ends = {*ends, tokenizer.eos_token_id}
+        self.items = [self._encode(pair, max_tokens) for pair in pairs]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -103,13 +112,16 @@ class PairDataset(Dataset[Encoded]):
     def __getitem__(self, index: int) -> Encoded:
         return self.items[index]
 
-    def _encode(self, index: int, pair: Pair, max_tokens: int) -> Encoded:
-        prompt = self._prompt(pair.prompt)
-        both = [self._answer(pair.prompt, prompt, answer) for answer in (pair.chosen, pair.rejected)]
+    def _encode(self, pair: Pair, max_tokens: int) -> Encoded:
+        try:
+            prompt = self._prompt(pair.prompt)
+            both = [self._answer(pair.prompt, prompt, answer) for answer in (pair.chosen, pair.rejected)]
+        except (DataError, TemplateError) as error:
+            raise DataError(f"{pair.where}: prompt: {error}") from None
         longest = max(len(answer) for answer in both)
         if longest >= max_tokens:
             raise DataError(
-                f"pair {index + 1}: an answer of {longest} tokens leaves its prompt no room in {max_tokens}"
+                f"{pair.where}: an answer of {longest} tokens leaves its prompt no room in {max_tokens}"
             )
         kept = prompt[-(max_tokens - longest) :]
         return Encoded((kept + both[0], kept + both[1]), (len(kept), len(kept)))
@@ -129,9 +141,14 @@ class PairDataset(Dataset[Encoded]):
         if self.tokenizer.chat_template:
             whole = self._template([*self._messages(prompt), {"role": "assistant", "content": answer}])
             if whole[: len(ids)] == ids and len(whole) > len(ids):
-                return whole[len(ids) :]
+                return self._to_the_end(whole[len(ids) :])
         tokens = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
         return [*tokens, self.tokenizer.eos_token_id]
+
+    def _to_the_end(self, answer: list[int]) -> list[int]:
+        """Without what the template writes after the end of the turn: an engine stops there."""
+        ended = next((i for i in range(len(answer), 0, -1) if answer[i - 1] in self.ends), len(answer))
+        return answer[:ended]
 
     def _template(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
         text = self.tokenizer.apply_chat_template(

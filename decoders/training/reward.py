@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
-from decoders.training.pairs import PairDataset, collate, read_pairs
+from decoders.training.pairs import DataError, Pair, PairDataset, collate, read_pairs
 from decoders.training.settings import RewardSettings
 
 
@@ -62,16 +62,21 @@ def pair_accuracy(prediction: Any) -> dict[str, float]:
 def train(settings: RewardSettings) -> dict[str, float]:
     """Train, write the model to `settings.out`, and return the evaluation's figures.
 
-    Raises DataError for data that cannot be used, and what transformers raises for a model that cannot be
+    Raises DataError for data that cannot be used, FileExistsError and FileNotFoundError for checkpoints that
+    are there without `resume` or not there with it, and what transformers raises for a model that cannot be
     read.
     """
+    checkpoint = _checkpoint(settings)
+    trained, held_out = _split(settings)
     set_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype))
-    pairs = read_pairs(settings.data)
-    held_out = read_pairs(settings.eval_data) if settings.eval_data else pairs[: settings.held_out]
-    trained = pairs if settings.eval_data else pairs[settings.held_out :]
-    encode = partial(PairDataset, tokenizer=tokenizer, max_tokens=settings.max_tokens)
+    encode = partial(
+        PairDataset,
+        tokenizer=tokenizer,
+        max_tokens=settings.max_tokens,
+        ends=end_tokens(model.generation_config),
+    )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = RewardTrainer(
         model=_with_lora(model, settings) if settings.lora_rank else model,
@@ -82,7 +87,7 @@ def train(settings: RewardSettings) -> dict[str, float]:
         compute_metrics=pair_accuracy,
     )
     trainer.beta = settings.beta
-    trainer.train(resume_from_checkpoint=_last_checkpoint(settings) if settings.resume else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     figures = trainer.evaluate() if held_out else {}
     _write(trainer, tokenizer, settings)
     return {name.removeprefix("eval_"): value for name, value in figures.items() if isinstance(value, float)}
@@ -118,12 +123,37 @@ def _arguments(settings: RewardSettings) -> TrainingArguments:
     )
 
 
-def _last_checkpoint(settings: RewardSettings) -> str:
+def _checkpoint(settings: RewardSettings) -> str | None:
+    """Where to go on from. Another run's checkpoints would be taken for this one's, and counted with them."""
     folder = settings.out / "checkpoints"
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    if not found:
+    if not settings.resume and found:
+        raise FileExistsError(
+            f"out: {folder} holds another run's checkpoints; "
+            "go on from them with --resume, or choose another folder"
+        )
+    if settings.resume and not found:
         raise FileNotFoundError(f"resume: there is no checkpoint in {folder}")
-    return str(found[-1])
+    return str(found[-1]) if found else None
+
+
+def _split(settings: RewardSettings) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to train on, and those to evaluate on."""
+    pairs = read_pairs(settings.data)
+    if settings.eval_data:
+        return pairs, read_pairs(settings.eval_data)
+    if len(pairs) <= settings.held_out:
+        raise DataError(
+            f"held_out: {settings.held_out} pairs are to be held out of the {len(pairs)} in {settings.data}, "
+            "which leaves none to train on; lower it, or give eval_data"
+        )
+    return pairs[settings.held_out :], pairs[: settings.held_out]
+
+
+def end_tokens(config: Any) -> list[int]:
+    """The tokens that end an answer, by the model's generation_config."""
+    found = config.eos_token_id if config is not None else None
+    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def _write(trainer: RewardTrainer, tokenizer: Any, settings: RewardSettings) -> None:

@@ -76,6 +76,34 @@ def test_the_report_says_what_was_done(http: Http) -> None:
     assert set(layer["alphas"]["polite"]) <= {0.0, 0.5, 1.0}
 
 
+def test_the_report_is_of_all_prompts_and_of_what_was_delivered(http: Http) -> None:
+    asked = {"model": "demo", "temperature": 0, "max_tokens": 12, "ignore_eos": True}
+    prompts = ["Hello", "The hotel was", "A"]
+    decoding = {"report": True, "logits": genarm(polite=1.0)}
+    answered = http.post_ok("text", {**asked, "prompt": prompts, "decoding": decoding})
+    layer = answered["decoding"]["logits"]
+    assert layer["tokens"] == layer["guided"] == answered["usage"]["completion_tokens"] == 36
+    fusion = {"method": "dynamic_fusion", "experts": ["polite"], "small": "brief"}
+    whole = http.post_ok(
+        "text", {**asked, "prompt": prompts, "decoding": {"report": True, "logits": fusion}}
+    )["decoding"]["logits"]
+    assert not {"alphas", "mean_alpha"} & whole.keys()
+    for i, prompt in enumerate(prompts):
+        alone = http.post_ok(
+            "text", {**asked, "prompt": prompt, "decoding": {"report": True, "logits": fusion}}
+        )
+        one = whole["sequences"][i]
+        assert (one["prompt"], one["choice"]) == (i, 0)
+        assert one["alphas"] == alone["decoding"]["logits"]["alphas"]
+    stopped = http.post_ok("chat", body(genarm(polite=1.0), stop=["lovely"]))
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    layer = stopped["decoding"]["logits"]
+    assert layer["tokens"] == layer["guided"] == stopped["usage"]["completion_tokens"]
+    nothing = http.post_ok("chat", body(genarm(polite=0.0)))
+    layer = nothing["decoding"]["logits"]
+    assert (layer["tokens"], layer["guided"]) == (nothing["usage"]["completion_tokens"], 0)
+
+
 def test_a_gate_no_entropy_reaches_is_plain(http: Http) -> None:
     assert answer(http, body({**genarm(polite=1.0), "entropy_gate": 30.0})) == answer(http, body())
 

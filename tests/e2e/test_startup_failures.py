@@ -18,8 +18,16 @@ EMBEDDED = {"base": {"model": "embedded:base"}}
 
 
 def refused(arguments: list[str], variables: Mapping[str, str] | None = None) -> str:
-    """The one line `decant serve` leaves with."""
+    """The one line `decant serve` leaves with, before it loads anything."""
     began = spent_by_children()
+    line, errors = left(arguments, variables)
+    assert "loading" not in errors
+    assert spent_by_children() - began < CPU_SECONDS
+    return line
+
+
+def left(arguments: list[str], variables: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """The one line `decant serve` leaves with, and all it wrote to stderr."""
     done = subprocess.run(
         [str(COMMAND), "serve", *arguments],
         cwd=ROOT,
@@ -35,9 +43,7 @@ def refused(arguments: list[str], variables: Mapping[str, str] | None = None) ->
     assert len(lines) == 1, done.stderr[-3000:]
     assert done.stderr.splitlines()[-1] == lines[0]
     assert "Traceback" not in done.stderr
-    assert "loading" not in done.stderr
-    assert spent_by_children() - began < CPU_SECONDS
-    return lines[0]
+    return lines[0], done.stderr
 
 
 def spent_by_children() -> float:
@@ -162,6 +168,19 @@ def test_another_vocabulary(tmp_path: Path, role: str) -> None:
     line = refused(["--config", written(tmp_path, "config.yaml", {"engines": engines, "port": 0})])
     assert f"{role} stranger" in line
     assert "vocabulary" in line
+
+
+@pytest.mark.parametrize(
+    ("decoding", "named"),
+    [
+        ({"logits": {"method": "genarm", "weights": {"rude": 1.0}}}, "logits.weights"),
+        ({"sequence": {"method": "plain", "engine": "huge"}}, "sequence.engine"),
+    ],
+)
+def test_a_preset_that_no_engine_can_serve(tmp_path: Path, decoding: dict[str, object], named: str) -> None:
+    content = {"presets": {"bad": {"decoding": decoding}}, "port": 0}
+    line, _ = left(["--config", written(tmp_path, "config.yaml", content)])
+    assert f"presets.bad.decoding.{named}: " in line
 
 
 def test_more_memory_than_there_is() -> None:

@@ -73,6 +73,25 @@ def test_what_cannot_be_started_is_said_in_one_line(engine: dict[str, Any], says
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("logprobs_mode", "processed_logprobs"),
+        ("logprobs_mode", "raw_logits"),
+        ("data_parallel_size", 2),
+        ("worker_extension_cls", "operators.Extension"),
+        ("load_format", "runai_streamer"),
+        ("load_format", "dummy"),
+        ("load_format", "mistral"),
+    ],
+)
+def test_what_an_engine_with_guides_cannot_have_is_refused(argument: str, value: Any) -> None:
+    engine = {**SMALL, "guides": {"polite": "embedded:polite"}, "args": {argument: value}}
+    with pytest.raises(ConfigError, match=f"engine base: {argument} cannot be combined with guides"):
+        plan_engines(settings({"base": engine}))
+    plan_engines(settings({"base": {**engine, "guides": {}}}))
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json"):
         locate(str(tmp_path))
@@ -85,6 +104,23 @@ def test_a_guide_or_engine_with_another_vocabulary_is_refused(other_vocabulary: 
     with pytest.raises(ConfigError, match=r"engine odd.*another vocabulary"):
         plan_engines(settings({"base": SMALL, "odd": {"model": str(other_vocabulary)}}))
     plan_engines(settings({"base": {**SMALL, "guides": {"same": "embedded:polite"}}}))
+
+
+def test_a_guides_tokenizer_is_read_as_its_engines(tmp_path: Path) -> None:
+    folder = tmp_path / "coded"
+    shutil.copytree(embedded.path("polite"), folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    code = (
+        "from transformers import PreTrainedTokenizerFast\n\nclass Own(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    (folder / "own.py").write_text(code, encoding="utf-8")
+    engine = {**SMALL, "guides": {"coded": str(folder)}}
+    plan_engines(settings({"base": {**engine, "args": {"trust_remote_code": True}}}))
+    with pytest.raises(ConfigError, match="guide coded of engine base"):
+        plan_engines(settings({"base": engine}))
 
 
 def test_a_hub_id_is_left_to_vllms_loader() -> None:

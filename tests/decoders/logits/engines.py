@@ -12,6 +12,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 
 from decoders import plugin
 from decoders.logits.engine import guided_arguments
+from decoders.logits.guidance import Outcome
 from decoders.logits.wire import REPORT
 from decoders.request import DecodingRequest
 from tests.decoders.logits.models import TOKENS
@@ -51,28 +52,37 @@ class Ask:
         return prompt, SamplingParams(**{**settings, **self.params})
 
 
+def engine_settings(path: str, **arguments: Any) -> dict[str, Any]:
+    return {
+        "model": path,
+        "dtype": "float32",
+        "max_model_len": 256,
+        "block_size": 32,
+        "enforce_eager": True,
+        "distributed_executor_backend": "uni",
+        "kv_cache_memory_bytes": 32 << 20,
+        "max_num_seqs": 16,
+        "max_logprobs": -1,
+        "seed": 0,
+        **arguments,
+    }
+
+
+def started(arguments: Mapping[str, Any]) -> LLM:
+    llm = LLM(**arguments)
+    # Collected or shut down, an engine takes the process groups from under all others in the process.
+    llm.llm_engine.engine_core._finalizer.detach()
+    return llm
+
+
 class Engine:
     """A vLLM engine with guides and the oracle that judges it."""
 
     def __init__(self, oracle: Oracle, base: str, guides: Sequence[str], **arguments: Any) -> None:
         plugin.register()
         self.oracle, self.base, self.sound = oracle, base, True
-        settings = {
-            "model": oracle.paths[base],
-            "dtype": "float32",
-            "max_model_len": 256,
-            "block_size": 32,
-            "enforce_eager": True,
-            "distributed_executor_backend": "uni",
-            "kv_cache_memory_bytes": 32 << 20,
-            "max_num_seqs": 16,
-            "max_logprobs": -1,
-            "seed": 0,
-            **arguments,
-        }
-        self.llm = LLM(**guided_arguments({name: oracle.paths[name] for name in guides}, settings))
-        # Collected or shut down, an engine takes the process groups from under all others in the process.
-        self.llm.llm_engine.engine_core._finalizer.detach()
+        settings = engine_settings(oracle.paths[base], **arguments)
+        self.llm = started(guided_arguments({name: oracle.paths[name] for name in guides}, settings))
 
     @property
     def model(self) -> Any:
@@ -95,7 +105,7 @@ class Engine:
     def outcome(self, key: str) -> list[dict[str, Any]]:
         """What the server's report is made of."""
         (found,) = self.llm.collective_rpc("decant_take_outcome", args=(key,))
-        return found
+        return [Outcome.from_wire(one).summary() for one in found]
 
     def forget(self) -> None:
         assert self.llm.reset_prefix_cache()

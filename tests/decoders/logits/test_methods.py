@@ -321,3 +321,26 @@ def test_an_outcome_counts_positions_not_computations() -> None:
     for position, opened in ((0, False), (0, True), (1, False), (2, True), (2, True)):
         outcome.opened[position] = opened
     assert outcome.summary() == {"tokens": 3, "guided": 2}
+
+
+def test_an_outcome_is_of_as_many_tokens_as_were_delivered() -> None:
+    outcome = Outcome([7, 8, 9])
+    for position, opened in enumerate((True, False, True)):
+        outcome.add(position, opened, {"polite": 0.5 + position})
+    sent = json.loads(json.dumps(outcome.to_wire()))
+    assert Outcome.from_wire(sent) == outcome
+    assert outcome.summary(2) == {
+        "tokens": 2,
+        "guided": 1,
+        "mean_alpha": {"polite": 1.0},
+        "alphas": {"polite": [0.5, 1.5]},
+    }
+    assert Outcome().summary(3) == {"tokens": 3, "guided": 0}
+
+
+def test_a_methods_summary_is_a_whole_sentence() -> None:
+    """The list of methods shows the docstring's first line alone."""
+    listed = catalogue(Deployment("base", {"base": EngineFacts("m", 10, ("polite",))}))
+    for layer in listed.values():
+        for entry in layer:
+            assert entry["summary"].endswith("."), entry["method"]

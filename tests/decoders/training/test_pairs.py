@@ -77,8 +77,47 @@ def test_long_prompts_lose_their_beginning_and_answers_nothing(tokenizer: Any) -
         assert len(cut.ids[side]) <= 64
         assert cut.ids[side][cut.prompt[side] :] == whole.ids[side][whole.prompt[side] :]
         assert whole.ids[side][: whole.prompt[side]][-cut.prompt[side] :] == cut.ids[side][: cut.prompt[side]]
-    with pytest.raises(DataError, match="no room"):
-        PairDataset([Pair("p", "long " * 80, "r")], tokenizer, 32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"chosen": "long " * 80}, "no room in 32"),
+        ({"prompt": [{"role": "robot", "content": "hello"}]}, "prompt: unknown role"),
+    ],
+)
+def test_a_pair_that_cannot_be_encoded_is_named(
+    tmp_path: Path, tokenizer: Any, wrong: dict[str, Any], says: str
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    lines = [GOOD, GOOD, {**GOOD, **wrong}]
+    path.write_text("\n\n".join(map(json.dumps, lines)), encoding="utf-8")
+    pairs = read_pairs(path)[1:]
+    with pytest.raises(DataError, match=rf"{path}, line 5: .*{says}"):
+        PairDataset(pairs, tokenizer, 32)
+
+
+def test_messages_need_a_chat_template(tmp_path: Path) -> None:
+    plain = AutoTokenizer.from_pretrained(embedded.path("base"))
+    plain.chat_template = None
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({**GOOD, "prompt": [{"role": "user", "content": "p"}]}), encoding="utf-8")
+    with pytest.raises(DataError, match="line 1: prompt: the tokenizer has no chat template"):
+        PairDataset(read_pairs(path), plain, 32)
+
+
+@pytest.mark.parametrize(("end", "ends"), [("</s>", ()), ("<|system|>", ("<|system|>",))])
+def test_nothing_after_the_end_of_the_turn_is_scored(end: str, ends: tuple[str, ...]) -> None:
+    """ChatML's templates write a line break there, which no engine ever samples."""
+    tokenizer = AutoTokenizer.from_pretrained(embedded.path("base"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '[' + m.role + ']' + m.content + '" + end + "' + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+    )
+    ids = [tokenizer.convert_tokens_to_ids(one) for one in ends]
+    encoded = PairDataset([Pair("hello", "hi there", "go away")], tokenizer, 64, ids)[0]
+    for side, answer in enumerate(("hi there", "go away")):
+        assert tokenizer.decode(encoded.ids[side][encoded.prompt[side] :]) == answer + end
 
 
 def test_batches_are_padded_and_know_their_answers(tokenizer: Any) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from decoders.training.pairs import PairDataset, collate, read_pairs
-from decoders.training.reward import answer_logprobs, merge_adapter, preference_loss, train
+from decoders.training.reward import answer_logprobs, end_tokens, merge_adapter, preference_loss, train
 from decoders.training.settings import RewardSettings
 from server import embedded
 from server.cli import main
@@ -82,6 +82,32 @@ def test_resuming_needs_a_checkpoint(data: Path, tmp_path: Path) -> None:
         train(settings(data, tmp_path / "new", resume=True))
 
 
+def test_another_runs_checkpoints_are_not_mixed_with_this_ones(data: Path, tmp_path: Path) -> None:
+    train(settings(data, tmp_path, steps=2, save_steps=1))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(FileExistsError, match=rf"out: {tmp_path}.*--resume.*another folder"):
+        train(settings(data, tmp_path, steps=1))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept
+
+
+@pytest.mark.parametrize("held_out", [48, 100])
+def test_pairs_to_train_on_must_be_left(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], held_out: int
+) -> None:
+    flags = ["--data", str(data), "--out", str(tmp_path), "--held-out", str(held_out)]
+    with pytest.raises(SystemExit) as ended:
+        main(["train-reward", "--model", "./no/such/model", *flags])  # which is not asked for yet
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert f"held_out: {held_out} pairs are to be held out of the 48" in said
+
+
+def test_the_tokens_that_end_an_answer_are_the_engines() -> None:
+    wanted: list[tuple[Any, list[int]]] = [([2, 5], [2, 5]), (2, [2]), (None, [])]
+    assert [end_tokens(GenerationConfig(eos_token_id=given)) for given, _ in wanted] == [w for _, w in wanted]
+    assert end_tokens(None) == []
+
+
 def test_a_lora_is_written_merged_and_alone(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "lora"
     figures = train(settings(data, out, lora_rank=4, learning_rate=5e-3))
@@ -118,7 +144,8 @@ def test_the_command_trains_and_says_what_came_of_it(
 def test_bad_flags_are_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], status: int, says: str
 ) -> None:
-    good = {"--model": SMALL, "--data": str(data), "--out": str(tmp_path)} | {flags[0]: flags[1]}
+    good = {"--model": SMALL, "--data": str(data), "--out": str(tmp_path), "--held-out": "8"}
+    good |= {flags[0]: flags[1]}
     with pytest.raises(SystemExit) as ended:
         main(["train-reward", *(part for pair in good.items() for part in pair)])
     assert ended.value.code == status
