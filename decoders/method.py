@@ -76,10 +76,24 @@ class Job:
     priority: int = 0
 
 
+@dataclass(frozen=True)
+class Circumstances:
+    """What a request meets when it arrives: `running` other requests, and its own prompt and parameters."""
+
+    deployment: Deployment
+    running: int
+    prompt_tokens: int
+    params: "SamplingParams"
+
+
 class SequenceMethod(Method):
     """How whole sequences are produced and chosen."""
 
     layer: ClassVar[str] = "sequence"
+
+    def resolve(self, circumstances: Circumstances, report: Report) -> "SequenceMethod":
+        """The method that runs the request, where that depends on the circumstances."""
+        return self
 
     def engines(self, deployment: Deployment) -> list[str]:
         """The engines that may run the request."""

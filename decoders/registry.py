@@ -8,6 +8,7 @@ from decoders.logits.genarm import GenArm
 from decoders.logits.inverse_value import InverseValue
 from decoders.logits.linear import Linear
 from decoders.method import Method
+from decoders.sequence.auto import Auto
 from decoders.sequence.ead import EntropyAdaptive
 from decoders.sequence.plain import Plain
 from decoders.sequence.speculative import Speculative
@@ -17,6 +18,7 @@ LAYERS: Final = ("sequence", "logits", "cache")
 METHODS: Final[list[type[Method]]] = [
     Plain,
     EntropyAdaptive,
+    Auto,
     Speculative,
     GenArm,
     Linear,

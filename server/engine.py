@@ -25,7 +25,7 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
-from decoders.method import Chunk, Job, SequenceMethod
+from decoders.method import Chunk, Circumstances, Job, SequenceMethod
 from decoders.report import Report
 from server.call import Call
 from server.chunks import core_output
@@ -108,7 +108,10 @@ class DecodingEngine(EngineClient):
             raise QueueOverflowError()
         call = self._take_call(sampling_params)
         self._check_prompt(prompt)
-        method = call.decoding.sequence_method()
+        length = len(prompt.get("prompt_token_ids") or ()) if isinstance(prompt, dict) else 0
+        method = call.decoding.sequence_method().resolve(
+            Circumstances(self.deployment, self.active.total(), length, sampling_params), call.report
+        )
         prompt, reported = self._prepare(call, prompt, sampling_params)
         name = method.direct(self.deployment)
         self._check_priority(options.get("priority", 0), name or self.deployment.default)
