@@ -1,9 +1,10 @@
-"""What switching gains and what a switch costs, between random models of about 10M and 100M parameters.
+"""What switching gains and what a switch costs, between random models, one ten times the size of the other.
 
-    .venv/bin/python -m deploy.studies.ead_speed [--rounds N] [--threads N] [--out FILE.md]
+    .venv/bin/python -m deploy.studies.ead_speed [--pair 10-100|25-220] [--dwell N] [--rounds N]
+                                                    [--threads N] [--out FILE.md]
 
 Starts `decant serve` with both models and asks it over HTTP: the large model alone, the small one alone, and
-entropy-adaptive decoding (window 5, dwell 10, the paper's timing) at a threshold that gives about 30% of the
+entropy-adaptive decoding (window 5, the paper's timing) at a threshold that gives about 30% of the
 tokens to the large one, found first. All take turns in every round. With random weights the entropy wanders
 about its mean, so that switches come as often as dwell allows: more often than in a text.
 
@@ -32,28 +33,32 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from server import embedded
 
-PROMPT, ANSWER, SHARE = 64, 192, 0.30
-SHAPES: dict[str, dict[str, int]] = {
-    "small": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8},
-    "large": {"hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 12},
+PROMPT, ANSWER, SHARE = 64, 160, 0.30
+# By millions of parameters: hidden size, intermediate size, layers.
+PAIRS: dict[str, dict[str, tuple[int, int, int]]] = {
+    "10-100": {"small": (256, 768, 8), "large": (768, 2304, 12)},
+    "25-220": {"small": (384, 1152, 10), "large": (1024, 3072, 16)},
 }
 SPREAD = 4.0  # of the logits: random weights alone give a flat distribution whose entropy never moves
 
 
-def make(folder: Path, name: str, seed: int) -> int:
+def make(folder: Path, name: str, shape: tuple[int, int, int], seed: int) -> int:
     """A random Llama with the embedded tokenizer; the number of its parameters."""
     torch.manual_seed(seed)
+    hidden, intermediate, layers = shape
     config = LlamaConfig(
         vocab_size=8192,
-        num_attention_heads=SHAPES[name]["hidden_size"] // 64,
-        num_key_value_heads=SHAPES[name]["hidden_size"] // 128,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 128,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
-        **SHAPES[name],
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():
-        model.lm_head.weight.mul_(SPREAD / (0.02 * SHAPES[name]["hidden_size"] ** 0.5))
+        model.lm_head.weight.mul_(SPREAD / (0.02 * hidden**0.5))
     model.save_pretrained(folder / name)
     for file in embedded.path("base").glob("tokenizer*"):
         shutil.copy(file, folder / name)
@@ -75,7 +80,8 @@ class Load:
 
 
 class Client:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, dwell: int) -> None:
+        self.dwell = dwell
         self.http = httpx.AsyncClient(base_url=url, timeout=600)
         generator = torch.Generator().manual_seed(1)
         self.prompts: list[list[int]] = torch.randint(10, 1200, (64, PROMPT), generator=generator).tolist()
@@ -111,12 +117,16 @@ class Client:
         low, high = 0.0, 13.0
         for _ in range(12):
             middle, found = (low + high) / 2, Load()
-            await self.load(found, ead(middle), 4)
+            await self.load(found, self.ead(middle), 4)
             print(f"threshold {middle:.3f}: {found.share:.2f} by the large model", flush=True)
             if abs(found.share - SHARE) < 0.015:
                 return middle
             low, high = (middle, high) if found.share > SHARE else (low, middle)
         return (low + high) / 2
+
+    def ead(self, threshold: float) -> dict[str, Any]:
+        rule = {"small": "small", "large": "large", "dwell": self.dwell}
+        return {"method": "ead", "threshold": threshold, **rule}
 
     async def prefill(self, tokens: int) -> float:
         """Seconds that `tokens` more tokens of a prompt take the large model."""
@@ -133,17 +143,13 @@ class Client:
         return statistics.median(differences)
 
 
-def ead(threshold: float) -> dict[str, Any]:
-    return {"method": "ead", "small": "small", "large": "large", "threshold": threshold}
-
-
-async def study(url: str, rounds: int) -> list[str]:
-    client = Client(url)
+async def study(url: str, rounds: int, dwell: int) -> list[str]:
+    client = Client(url, dwell)
     bits = await client.threshold()
     settings = {
         "large": {"method": "plain", "engine": "large"},
         "small": {"method": "plain", "engine": "small"},
-        "ead": ead(bits),
+        "ead": client.ead(bits),
     }
     lines = [
         "| concurrency | large alone, tokens/s | small alone | EAD | EAD over large | tokens by the large "
@@ -191,13 +197,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--pair", choices=list(PAIRS), default="10-100", help="millions of parameters")
+    parser.add_argument("--dwell", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each engine")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for seed, name in enumerate(SHAPES):
-            print(f"{name}: {make(Path(folder), name, seed) / 1e6:.1f}M parameters", flush=True)
+        for seed, (name, shape) in enumerate(PAIRS[options.pair].items()):
+            count = make(Path(folder), name, shape, seed)
+            print(f"{name}: {count / 1e6:.1f}M parameters", flush=True)
         engines = {name: {"model": f"{folder}/{name}"} for name in ("large", "small")}
         arguments = {"max_model_len": 1024, "block_size": 32, "enforce_eager": True, "dtype": "float32"}
         port = free_port()
@@ -217,7 +226,7 @@ def main() -> None:
                 except httpx.HTTPError:
                     pass
                 time.sleep(0.5)
-            lines = asyncio.run(study(url, options.rounds))
+            lines = asyncio.run(study(url, options.rounds, options.dwell))
         finally:
             server.terminate()
             server.wait(60)

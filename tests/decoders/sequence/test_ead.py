@@ -401,6 +401,15 @@ async def test_a_switch_computes_little_again(engine: DecodingEngine) -> None:
 
 
 async def test_nothing_is_left_in_the_engines(engine: DecodingEngine) -> None:
+    stream = Run(engine, ead(**SWITCHY))
+    task = asyncio.create_task(stream(PROMPTS[1], max_tokens=1000))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    for _ in range(200):  # an abort takes an engine step
+        if not any(one.output_processor.has_unfinished_requests() for one in engine.engines.values()):
+            break
+        await asyncio.sleep(0.05)
     for one in engine.engines.values():
         assert not one.output_processor.has_unfinished_requests()
     assert not engine.active
