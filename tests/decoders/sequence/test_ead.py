@@ -54,7 +54,7 @@ def engines_of(**arguments: Any) -> DecodingEngine:
     return DecodingEngine(engines, describe(plans, engines, "base"))
 
 
-@pytest_asyncio.fixture(scope="module")
+@pytest_asyncio.fixture(scope="session")  # shut down, an engine takes the process groups from all others
 async def forgetful() -> AsyncIterator[DecodingEngine]:
     """Without prefix caching."""
     engine = engines_of(enable_prefix_caching=False)
@@ -62,7 +62,7 @@ async def forgetful() -> AsyncIterator[DecodingEngine]:
     engine.shutdown()
 
 
-@pytest_asyncio.fixture(scope="module")
+@pytest_asyncio.fixture(scope="session")  # shut down, an engine takes the process groups from all others
 async def tight() -> AsyncIterator[DecodingEngine]:
     """Long answers do not fit into the cache side by side, and prompts are cut into pieces."""
     engine = engines_of(
