@@ -98,3 +98,12 @@ def test_bad_data_and_a_preset_of_another_hand_end_it_at_once(
     data.write_text(json.dumps({"prompt": "p", "answer": 3}), encoding="utf-8")
     assert run("ead", "--data", str(data)) == 1
     assert f"{data}, line 1: answer" in capsys.readouterr().err
+
+
+def test_a_curve_without_matplotlib_is_refused_before_anything_is_asked(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run("ead", "--data", str(data), "--plot", str(data.with_name("curve.svg"))) == 1
+    assert "decant[plot]" in capsys.readouterr().err
+    assert sorted(data.parent.iterdir()) == [data]
