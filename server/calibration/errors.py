@@ -1,0 +1,5 @@
+"""What ends a calibration, in words for the operator."""
+
+
+class CalibrationError(Exception):
+    """The calibration cannot begin, go on, or give what was asked for."""
