@@ -69,7 +69,7 @@ def curve(summary: Summary, chosen: Row | None = None) -> str:
         grid[y][x] = "*" if row is chosen else _mark(summary, row)
     lines = [f"{summary.measure}; s small, l large, o EAD" + (", * the choice" if chosen else "")]
     for y, cells in enumerate(grid):
-        label = f"{high:.3f}" if y == 0 else f"{low:.3f}" if y == HEIGHT - 1 else ""
+        label = f"{high:.3f}" if y == 0 else f"{low:.3f}" if y == HEIGHT - 1 and low < high else ""
         lines.append(f"{label:>6} |{''.join(cells)}".rstrip())
     lines.append(f"{'':6} +{'-' * WIDTH}")
     lines.append(f"{'':7} 0%{'share of large-model tokens':^{WIDTH - 6}}100%")

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -293,6 +294,22 @@ def test_what_the_server_refuses_is_said(
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_is_shown_how_far_it_is(server: Decant, data: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    flags = ["--url", server.url, "--limit", "1", "--thresholds", "1", "--state", str(tmp_path / "state")]
+    environ = environment() | {"DECANT_API_KEY": KEY}
+    subprocess.run(
+        command(data, *flags), env=environ, stdout=subprocess.DEVNULL, stderr=theirs, timeout=120, check=True
+    )
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "0/5" in shown
+    assert "5/5" in shown
+    assert "large" in shown
 
 
 def test_a_wrong_key_is_said(server: Decant, data: Path, tmp_path: Path) -> None:
