@@ -293,7 +293,9 @@ class ServeSettings(BaseSettings):
         if self.is_embedded:
             small = DecodingRequest.model_validate({"sequence": {"method": "plain", "engine": "small"}})
             presets.setdefault("small", PresetSettings(decoding=small, description="The small model alone."))
-            adaptive = DecodingRequest.model_validate({"sequence": {"method": "ead"}})
+            # Short answers: see docs/benchmarks/2026-11-21-ead.md.
+            rule = {"method": "ead", "threshold": 0.6, "window": 1, "dwell": 1, "switch": "now"}
+            adaptive = DecodingRequest.model_validate({"sequence": rule})
             description = "The small model, and the base where it is unsure."
             presets.setdefault("ead", PresetSettings(decoding=adaptive, description=description))
             for names in (("polite",), ("brief",), ("polite", "brief")):

@@ -85,8 +85,9 @@ def test_a_stream_is_the_whole_answer(http: Http) -> None:
 def test_the_preset_and_chat(http: Http) -> None:
     message = [{"role": "user", "content": "Write a review of the hotel."}]
     given = {"messages": message, "temperature": 0, "max_tokens": LENGTH}
+    rule = {"method": "ead", "threshold": 0.6, "window": 1, "dwell": 1, "switch": "now"}
     preset = http.post_ok("chat", {"model": "demo:ead", **given, "decoding": {"report": True}})
-    named = http.post_ok("chat", {"model": "demo", **given, "decoding": {"sequence": {"method": "ead"}}})
+    named = http.post_ok("chat", {"model": "demo", **given, "decoding": {"sequence": rule}})
     assert preset["choices"][0]["message"]["content"] == named["choices"][0]["message"]["content"]
     assert preset["decoding"]["sequence"]["method"] == "ead"
     assert sum(preset["decoding"]["sequence"]["tokens"].values()) == preset["usage"]["completion_tokens"]
