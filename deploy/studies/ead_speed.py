@@ -1,11 +1,11 @@
 """What switching gains and what a switch costs, between random models, one ten times the size of the other.
 
-    .venv/bin/python -m deploy.studies.ead_speed [--pair 10-100|25-220] [--dwell N] [--rounds N]
-                                                    [--threads N] [--out FILE.md]
+    .venv/bin/python -m deploy.studies.ead_speed [--pair 10-100|25-220] [--dtype D] [--dwell N]
+                                                    [--rounds N] [--threads N] [--out FILE.md]
 
 Starts `decant serve` with both models and asks it over HTTP: the large model alone, the small one alone, and
-entropy-adaptive decoding (window 5, the paper's timing) at a threshold that gives about 30% of the
-tokens to the large one, found first. All take turns in every round. With random weights the entropy wanders
+entropy-adaptive decoding (window 5, the paper's timing) at a threshold that gives about 30% of the tokens to
+the large one, found first. All take turns in every round. With random weights the entropy wanders
 about its mean, so that switches come as often as dwell allows: more often than in a text.
 
 A switch's cost is the time that tokens decoded by each model do not explain, at concurrency 1.
@@ -198,6 +198,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pair", choices=list(PAIRS), default="10-100", help="millions of parameters")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--dwell", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each engine")
@@ -208,7 +209,7 @@ def main() -> None:
             count = make(Path(folder), name, shape, seed)
             print(f"{name}: {count / 1e6:.1f}M parameters", flush=True)
         engines = {name: {"model": f"{folder}/{name}"} for name in ("large", "small")}
-        arguments = {"max_model_len": 1024, "block_size": 32, "enforce_eager": True, "dtype": "float32"}
+        arguments = {"max_model_len": 1024, "block_size": 32, "enforce_eager": True, "dtype": options.dtype}
         port = free_port()
         command = [str(Path(sys.executable).with_name("decant")), "serve", "--port", str(port)]
         command += ["--served-model-name", "pair", "--log-level", "warning"]
