@@ -2,11 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
 from decoders.logits.guidance import Guidance
-from decoders.logits.guided import MOST_GUIDES, GuidedMethod, GuideName
+from decoders.logits.guided import MOST_GUIDES, GuidedMethod, GuideName, named_once
 
 
 class DynamicFusion(GuidedMethod):
@@ -19,20 +18,13 @@ class DynamicFusion(GuidedMethod):
 
     paper = "https://arxiv.org/abs/2406.15480"
     method: Literal["dynamic_fusion"]
-    experts: Annotated[list[GuideName], Field(min_length=1, max_length=MOST_GUIDES - 1)] = Field(
-        description="The fine-tuned small models' names among the guides."
-    )
+    experts: Annotated[
+        list[GuideName], Field(min_length=1, max_length=MOST_GUIDES - 1), AfterValidator(named_once)
+    ] = Field(description="The fine-tuned small models' names among the guides.")
     small: GuideName = Field(description="The small model that they were tuned from, among the guides.")
     grid: Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=1, max_length=64)] = (
         Field(default=[i / 10 for i in range(21)], description="The values that a may take.")
     )
-
-    @field_validator("experts")
-    @classmethod
-    def _once(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise PydanticCustomError("twice", "A guide is named twice")
-        return names
 
     def guidance(self) -> Guidance:
         return Guidance(

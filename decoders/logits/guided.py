@@ -5,6 +5,7 @@ from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic_core import PydanticCustomError
 
 from decoders.deployment import Deployment, EngineFacts
 from decoders.errors import Refusal
@@ -15,6 +16,13 @@ from decoders.method import LogitsMethod
 GuideName = Annotated[str, Field(min_length=1, max_length=64)]
 Weight = Annotated[float, Field(ge=-1000, le=1000)]
 MOST_GUIDES = 16
+
+
+def named_once(names: list[str]) -> list[str]:
+    """For a field that names several guides."""
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("twice", "A guide is named twice")
+    return names
 
 
 class GuidedMethod(LogitsMethod):

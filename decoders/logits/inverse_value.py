@@ -2,11 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
 from decoders.logits.guidance import Guidance
-from decoders.logits.guided import MOST_GUIDES, GuidedMethod, GuideName, Weight
+from decoders.logits.guided import MOST_GUIDES, GuidedMethod, GuideName, Weight, named_once
 
 
 class InverseValue(GuidedMethod):
@@ -18,17 +17,10 @@ class InverseValue(GuidedMethod):
 
     paper = "https://arxiv.org/abs/2410.21027"
     method: Literal["inverse_value"]
-    values: Annotated[list[GuideName], Field(min_length=1, max_length=MOST_GUIDES)] = Field(
-        description="The value models' names among the guides."
-    )
+    values: Annotated[
+        list[GuideName], Field(min_length=1, max_length=MOST_GUIDES), AfterValidator(named_once)
+    ] = Field(description="The value models' names among the guides.")
     weight: Weight = Field(default=1.0, description="What their logits are multiplied by.")
-
-    @field_validator("values")
-    @classmethod
-    def _once(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise PydanticCustomError("twice", "A guide is named twice")
-        return names
 
     def guidance(self) -> Guidance:
         weights = dict.fromkeys(self.values, self.weight)

@@ -11,7 +11,6 @@ round takes the settings in another order, and tokens per second are the median 
 
 import argparse
 import asyncio
-import math
 import random
 import statistics
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from server.calibration.quality import Proportion
 from server.embedded.recipe.items import Item, items
 
 KINDS = ("fact", "problem_1", "problem_2", "code")
@@ -51,13 +51,6 @@ class Result:
     @property
     def share(self) -> float:
         return self.tokens["base"] / self.tokens.total()
-
-
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a binomial share."""
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return middle - half, middle + half
 
 
 async def ask(client: httpx.AsyncClient, gate: asyncio.Semaphore, item: Item, sequence: Any) -> Any:
@@ -109,7 +102,7 @@ def table(results: dict[str, Result]) -> list[str]:
     ]
     for name, result in results.items():
         n = sum(map(len, result.right.values()))
-        low, high = wilson(result.accuracy, n)
+        low, high = Proportion(sum(map(sum, result.right.values())), n).interval()
         kinds = " | ".join(f"{statistics.mean(result.right[kind]):.2f}" for kind in KINDS)
         rate = statistics.median(a / b for a, b in zip(result.rates, base.rates, strict=True))
         lines.append(

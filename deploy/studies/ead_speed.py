@@ -14,9 +14,7 @@ A switch's cost is the time that tokens decoded by each model do not explain, at
 import argparse
 import asyncio
 import json
-import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,6 +29,7 @@ import httpx
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from deploy.loadtest.servers import free_port
 from server import embedded
 
 PROMPT, ANSWER, SHARE = 64, 160, 0.30
@@ -187,12 +186,6 @@ async def study(url: str, rounds: int, dwell: int) -> list[str]:
     return [*lines, "", sentence]
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -215,7 +208,7 @@ def main() -> None:
         command += ["--served-model-name", "pair", "--log-level", "warning"]
         command += ["--engines", json.dumps(engines), "--engine-args", json.dumps(arguments)]
         command += ["--threads-per-engine", str(options.threads)]
-        server = subprocess.Popen(command, env={**os.environ})
+        server = subprocess.Popen(command)
         try:
             url = f"http://127.0.0.1:{port}"
             while True:

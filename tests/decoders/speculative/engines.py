@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from llvmlite.binding import ffi
 from pydantic import TypeAdapter
-from vllm import LLM, SamplingParams, TokensPrompt
+from vllm import SamplingParams, TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from decoders import plugin
 from decoders.speculative.arguments import speculative_arguments
 from decoders.speculative.settings import SpeculativeSettings
 from decoders.speculative.steps import Steps
+from tests.decoders.logits.engines import engine_settings, started
 
 # vLLM looks at every object in the process when an engine is made, and numba's, which ngram loads, answer to
 # any name. In a server every engine has a process of its own.
@@ -34,26 +35,12 @@ class Engine:
 
     def __init__(self, model: str, speculative: Mapping[str, Any] | None = None, **arguments: Any) -> None:
         plugin.register()
-        settings = {
-            "model": model,
-            "dtype": "float32",
-            "max_model_len": 256,
-            "block_size": 32,
-            "enforce_eager": True,
-            "distributed_executor_backend": "uni",
-            "kv_cache_memory_bytes": 32 << 20,
-            "max_num_seqs": 16,
-            "max_logprobs": -1,
-            "seed": 0,
-            "skip_tokenizer_init": True,
-            "disable_log_stats": False,
-            **arguments,
-        }
+        settings = engine_settings(
+            model, **{"skip_tokenizer_init": True, "disable_log_stats": False, **arguments}
+        )
         if speculative is not None:
             settings = speculative_arguments(SETTINGS.validate_python(speculative), settings)
-        self.llm = LLM(**settings)
-        # Collected or shut down, an engine takes the process groups from under all others in the process.
-        self.llm.llm_engine.engine_core._finalizer.detach()
+        self.llm = started(settings)
 
     @property
     def worker(self) -> Any:
