@@ -16,6 +16,7 @@ from vllm.tokenizers import get_tokenizer
 from vllm.usage.usage_lib import UsageContext
 
 from decoders.deployment import Deployment, EngineFacts
+from decoders.engine_process import SCHEDULER
 from decoders.errors import Refusal
 from decoders.logits.engine import guided_arguments
 from decoders.registry import methods
@@ -102,6 +103,7 @@ def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "max_logprobs": max(settings.limits.logprobs, 2 * settings.limits.n),  # a beam needs two a width
         "enable_prefix_caching": True,
+        "scheduler_cls": SCHEDULER,
         "use_tqdm_on_load": settings.vllm_log_level in ("debug", "info"),
     }
     if current_platform.is_cpu():

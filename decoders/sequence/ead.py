@@ -205,7 +205,7 @@ class EntropyAdaptive(SequenceMethod):
                 choice = output.outputs[0]
                 ids, logprobs = list(choice.token_ids), list(choice.logprobs or ())
                 over = choice.finish_reason == "stop" and choice.stop_reason == rule.stop
-                if over:
+                if over and ids and ids[-1] == rule.stop:
                     ids.pop()
                 answer.tokens += ids
                 answer.segments[-1] = (name, answer.emitted - began)

@@ -1,12 +1,14 @@
 """What switching gains and what a switch costs, between random models, one ten times the size of the other.
 
     .venv/bin/python -m deploy.studies.ead_speed [--pair 10-100|25-220] [--dtype D] [--dwell N]
-                                                    [--rounds N] [--threads N] [--out FILE.md]
+                                                    [--rounds N] [--threads N] [--eager] [--out FILE.md]
 
 Starts `decant serve` with both models and asks it over HTTP: the large model alone, the small one alone, and
 entropy-adaptive decoding (window 5, the paper's timing) at a threshold that gives about 30% of the tokens to
-the large one, found first. All take turns in every round. With random weights the entropy wanders
-about its mean, so that switches come as often as dwell allows: more often than in a text.
+the large one, found first. All take turns in every round, each under a steady load: as many users as the
+concurrency says, each asking again as soon as it has its answer, tokens counted as they arrive. With random
+weights the entropy wanders about its mean, so that switches come as often as dwell allows: more often than in
+a text.
 
 A switch's cost is the time that tokens decoded by each model do not explain, at concurrency 1.
 """
@@ -14,6 +16,7 @@ A switch's cost is the time that tokens decoded by each model do not explain, at
 import argparse
 import asyncio
 import json
+import random
 import shutil
 import statistics
 import subprocess
@@ -27,6 +30,7 @@ from typing import Any
 
 import httpx
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from deploy.loadtest.servers import free_port
@@ -66,12 +70,16 @@ def make(folder: Path, name: str, shape: tuple[int, int, int], seed: int) -> int
 
 @dataclass
 class Load:
-    """Tokens by engine, switches, tokens computed again, and seconds, over all rounds of one setting."""
+    """What one setting did: tokens/s in each window watched, and the sums of the server's counters."""
 
+    rates: list[float] = field(default_factory=list)
     tokens: Counter[str] = field(default_factory=Counter)
-    switches: int = 0
-    recomputed: int = 0
-    seconds: list[float] = field(default_factory=list)
+    switches: float = 0
+    recomputed: float = 0
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
 
     @property
     def share(self) -> float:
@@ -82,43 +90,82 @@ class Client:
     def __init__(self, url: str, dwell: int) -> None:
         self.dwell = dwell
         self.http = httpx.AsyncClient(base_url=url, timeout=600)
-        generator = torch.Generator().manual_seed(1)
-        self.prompts: list[list[int]] = torch.randint(10, 1200, (64, PROMPT), generator=generator).tolist()
-        self.turn = 0
+        self.random = random.Random(1)
+        self.received = 0  # tokens, of all answers so far
 
-    async def ask(self, prompt: list[int], sequence: Any, tokens: int = ANSWER) -> dict[str, Any]:
-        body = {"model": "pair", "prompt": prompt, "temperature": 0, "max_tokens": tokens, "ignore_eos": True}
-        body["decoding"] = {"sequence": sequence, "report": True}
-        answer = await self.http.post("/v1/completions", json=body)
-        answer.raise_for_status()
-        done: dict[str, Any] = answer.json()["decoding"]["sequence"]
+    def prompt(self, tokens: int = PROMPT) -> list[int]:
+        """New to the caches."""
+        return [self.random.randrange(10, 1200) for _ in range(tokens)]
+
+    async def ask(self, sequence: Any, prompt: list[int], tokens: int = ANSWER) -> dict[str, Any]:
+        """One answer, streamed and sampled; its report. Greedy random models run in circles."""
+        body = {
+            "model": "pair",
+            "prompt": prompt,
+            "temperature": 1.0,
+            "seed": self.random.randrange(2**31),
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "decoding": {"sequence": sequence, "report": True},
+        }
+        seen, report = 0, {}
+        async with self.http.stream("POST", "/v1/completions", json=body) as answer:
+            answer.raise_for_status()
+            async for line in answer.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                event = json.loads(line.removeprefix("data: "))
+                count = event["usage"]["completion_tokens"]
+                self.received += count - seen
+                seen = count
+                report = event.get("decoding") or report
+        done: dict[str, Any] = report["sequence"]
         return done
 
-    async def load(self, into: Load, sequence: Any, concurrency: int) -> None:
-        """Twice as many answers as run at once, each prompt new to the caches."""
-        self.turn += 1
-        prompts = [[10 + self.turn, *prompt[1:]] for prompt in self.prompts[: 2 * concurrency]]
-        gate = asyncio.Semaphore(concurrency)
+    async def load(self, into: Load, sequence: Any, concurrency: int, seconds: float, ramp: float) -> None:
+        """`concurrency` users who ask again and again, watched for `seconds` after `ramp` seconds."""
 
-        async def one(prompt: list[int]) -> None:
-            async with gate:
-                done = await self.ask(prompt, sequence)
-            into.tokens.update(done["tokens"])
-            into.switches += done.get("switches", 0)
-            into.recomputed += done.get("recomputed_tokens", 0)
+        async def user() -> None:
+            while True:
+                await self.ask(sequence, self.prompt())
 
-        began = time.perf_counter()
-        await asyncio.gather(*map(one, prompts))
-        into.seconds.append(time.perf_counter() - began)
+        counted = await self.counters()
+        users = [asyncio.create_task(user()) for _ in range(concurrency)]
+        await asyncio.sleep(ramp)
+        began, before = time.perf_counter(), self.received
+        await asyncio.sleep(seconds)
+        into.rates.append((self.received - before) / (time.perf_counter() - began))
+        for task in users:
+            task.cancel()
+        await asyncio.gather(*users, return_exceptions=True)
+        await asyncio.sleep(0.3)  # what was cancelled leaves the engines
+        done = await self.counters() - counted
+        into.switches += done.pop("switches", 0)
+        into.recomputed += done.pop("recomputed", 0)
+        into.tokens += done
+
+    async def counters(self) -> Counter[str]:
+        """Tokens by engine, switches and tokens computed again, of everything so far, cut off answers too."""
+        found: Counter[str] = Counter()
+        for family in text_string_to_metric_families((await self.http.get("/metrics")).text):
+            for sample in family.samples:
+                if sample.name == "decant_tokens_total":
+                    found[sample.labels["engine"]] += round(sample.value)
+                elif sample.name in ("decant_switches_total", "decant_recomputed_tokens_total"):
+                    found[sample.name.split("_")[1]] += round(sample.value)
+        return found
 
     async def threshold(self) -> float:
         """Bits at which the large model decodes about SHARE of the tokens."""
         low, high = 0.0, 13.0
         for _ in range(12):
             middle, found = (low + high) / 2, Load()
-            await self.load(found, self.ead(middle), 4)
+            for done in await asyncio.gather(*(self.ask(self.ead(middle), self.prompt()) for _ in range(32))):
+                found.tokens.update(done["tokens"])
             print(f"threshold {middle:.3f}: {found.share:.2f} by the large model", flush=True)
-            if abs(found.share - SHARE) < 0.015:
+            if abs(found.share - SHARE) < 0.01:
                 return middle
             low, high = (middle, high) if found.share > SHARE else (low, middle)
         return (low + high) / 2
@@ -129,20 +176,19 @@ class Client:
 
     async def prefill(self, tokens: int) -> float:
         """Seconds that `tokens` more tokens of a prompt take the large model."""
+        plain = {"method": "plain", "engine": "large"}
         differences = []
-        for turn in range(9):
+        for _ in range(15):
             times = []
             for length in (PROMPT, PROMPT + tokens):
-                self.turn += 1  # new to the cache
-                prompt = [10 + self.turn, *self.prompts[turn], *self.prompts[turn + 1]][:length]
                 began = time.perf_counter()
-                await self.ask(prompt, {"method": "plain", "engine": "large"}, 1)
+                await self.ask(plain, self.prompt(length), 1)
                 times.append(time.perf_counter() - began)
             differences.append(times[1] - times[0])
         return statistics.median(differences)
 
 
-async def study(url: str, rounds: int, dwell: int) -> list[str]:
+async def study(url: str, rounds: int, dwell: int, seconds: float) -> list[str]:
     client = Client(url, dwell)
     bits = await client.threshold()
     settings = {
@@ -157,13 +203,12 @@ async def study(url: str, rounds: int, dwell: int) -> list[str]:
     ]
     for concurrency in (1, 8):
         loads = {name: Load() for name in settings}
-        for turn in range(rounds + 1):
-            for name, sequence in settings.items():
-                await client.load(loads[name] if turn else Load(), sequence, concurrency)
-        tokens = 2 * concurrency * ANSWER
-        rate = {name: tokens / statistics.median(load.seconds) for name, load in loads.items()}
+        for turn in range(rounds):
+            for name in sorted(settings, reverse=turn % 2 == 1):
+                await client.load(loads[name], settings[name], concurrency, seconds, ramp=4.0)
+        rate = {name: load.rate for name, load in loads.items()}
         mixed = loads["ead"]
-        ratio = statistics.median(a / b for a, b in zip(loads["large"].seconds, mixed.seconds, strict=True))
+        ratio = statistics.median(a / b for a, b in zip(mixed.rates, loads["large"].rates, strict=True))
         lines.append(
             f"| {concurrency} | {rate['large']:.1f} | {rate['small']:.1f} | {rate['ead']:.1f} | {ratio:.2f} "
             f"| {mixed.share:.0%} | {mixed.tokens.total() / mixed.switches:.1f} "
@@ -171,19 +216,23 @@ async def study(url: str, rounds: int, dwell: int) -> list[str]:
         )
         print(lines[-1], flush=True)
         if concurrency == 1:
-            steps = {name: 1 / rate[name] for name in ("small", "large")}
-            total = sum(mixed.seconds) / rounds
-            explained = sum(steps[name] * mixed.tokens[name] / rounds for name in steps)
-            cost = (total - explained) / (mixed.switches / rounds)
-            again = round(mixed.recomputed / mixed.switches)
-            catch_up = await client.prefill(again)
-            sentence = (
-                f"At concurrency 1 a switch costs {1e3 * cost:.1f} ms: {cost / steps['large']:.2f} decode "
-                f"steps of the large model ({1e3 * steps['large']:.1f} ms each). The bound is two of them "
-                f"and the catch-up prefill of {again} tokens ({1e3 * catch_up:.1f} ms by the large model): "
-                f"{1e3 * (2 * steps['large'] + catch_up):.1f} ms."
-            )
+            sentence = await _switch(client, rate, mixed)
     return [*lines, "", sentence]
+
+
+async def _switch(client: Client, rate: dict[str, float], mixed: Load) -> str:
+    """What a switch costs, in words."""
+    steps = {name: 1 / rate[name] for name in ("small", "large")}
+    explained = steps["large"] * mixed.share + steps["small"] * (1 - mixed.share)
+    cost = (1 / rate["ead"] - explained) * mixed.tokens.total() / mixed.switches
+    again = round(mixed.recomputed / mixed.switches)
+    catch_up = await client.prefill(again)
+    return (
+        f"At concurrency 1 a switch costs {1e3 * cost:.1f} ms: {cost / steps['large']:.2f} decode steps of "
+        f"the large model ({1e3 * steps['large']:.1f} ms each). The bound is two of them and the catch-up "
+        f"prefill of {again} tokens ({1e3 * catch_up:.1f} ms by the large model): "
+        f"{1e3 * (2 * steps['large'] + catch_up):.1f} ms."
+    )
 
 
 def main() -> None:
@@ -193,8 +242,10 @@ def main() -> None:
     parser.add_argument("--pair", choices=list(PAIRS), default="10-100", help="millions of parameters")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--dwell", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each watched window")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each engine")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile, vLLM's default")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +253,8 @@ def main() -> None:
             count = make(Path(folder), name, shape, seed)
             print(f"{name}: {count / 1e6:.1f}M parameters", flush=True)
         engines = {name: {"model": f"{folder}/{name}"} for name in ("large", "small")}
-        arguments = {"max_model_len": 1024, "block_size": 32, "enforce_eager": True, "dtype": options.dtype}
+        arguments = {"max_model_len": 1024, "block_size": 32, "dtype": options.dtype}
+        arguments["enforce_eager"] = options.eager
         port = free_port()
         command = [str(Path(sys.executable).with_name("decant")), "serve", "--port", str(port)]
         command += ["--served-model-name", "pair", "--log-level", "warning"]
@@ -220,7 +272,7 @@ def main() -> None:
                 except httpx.HTTPError:
                     pass
                 time.sleep(0.5)
-            lines = asyncio.run(study(url, options.rounds, options.dwell))
+            lines = asyncio.run(study(url, options.rounds, options.dwell, options.seconds))
         finally:
             server.terminate()
             server.wait(60)

@@ -1,7 +1,8 @@
 """V1 logits processor that watches the entropy of every segment and ends those whose rule says so.
 
 Everything is computed and kept on the device: no step waits for it. A segment ends by sampling a reserved
-token, which its request lists among its stop tokens.
+token, which its request lists among its stop tokens; or, where the scheduler reads marks, with the token
+after which the other model takes over, which saves a step.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.ops.bad_words import apply_bad_words
 
+from decoders.sequence.switching.marks import LAST, reads_marks
 from decoders.sequence.switching.rule import MAX_WINDOW, Rule
 from decoders.sequence.switching.sampler import watch_raw_logits
 from decoders.sequence.switching.segment import RING, Segment, Segments
@@ -36,6 +38,8 @@ class EntropySwitch(LogitsProcessor):
         self.segments = Segments(max(4096, 8 * vllm_config.scheduler_config.max_num_seqs), device)
         self.rows: dict[int, Segment] = {}
         self.leave: Tensor | None = None
+        self.last: Tensor | None = None  # rows whose next token is the other model's
+        self.marks = reads_marks(vllm_config.scheduler_config)
         self.span = torch.arange(MAX_WINDOW, device=device)
         watch_raw_logits()
 
@@ -83,15 +87,25 @@ class EntropySwitch(LogitsProcessor):
         entropy = ops.entropy(logits, self.row)
         position = self.offset + self.emitted
         self.segments.ring[self.slot, position % RING] = entropy.double()
-        end = position + self.now
-        count = torch.minimum(self.window, end)
-        recent = self.segments.ring[self.slot[:, None], (end[:, None] - 1 - self.span) % RING]
-        mean = recent.where(self.span < count[:, None], 0.0).sum(1) / count.clamp(min=1)
-        crossed = (mean > self.threshold) == self.above
-        self.leave = crossed & (self.emitted >= self.dwell) & (count > 0)
+        self.leave = self._crossed(position + self.now) & (self.emitted >= self.dwell)
+        if self.marks:
+            self.last = self._crossed(position + 1) & (self.emitted + 1 >= self.dwell) & (self.now == 0)
         for i, segment in enumerate(self.rows.values()):
             if segment.rule.trace:
                 segment.trace[len(segment.output)] = entropy[i]
+
+    def _crossed(self, end: Tensor) -> Tensor:
+        """Rows whose mean of the last entropies before position `end` lies beyond the threshold."""
+        count = torch.minimum(self.window, end)
+        recent = self.segments.ring[self.slot[:, None], (end[:, None] - 1 - self.span) % RING]
+        mean = recent.where(self.span < count[:, None], 0.0).sum(1) / count.clamp(min=1)
+        return ((mean > self.threshold) == self.above) & (count > 0)
+
+    def mark(self, sampled: Tensor) -> None:
+        """Mark in `sampled` `[rows, 1]` the tokens that end their segments."""
+        if self.rows and self.last is not None:
+            sampled[self.row, 0] += (self.last * LAST).to(sampled.dtype)
+        self.last = None
 
     def apply(self, logits: Tensor) -> Tensor:
         if not self.rows:

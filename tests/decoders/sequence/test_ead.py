@@ -388,16 +388,44 @@ async def test_deltas_add_up(engine: DecodingEngine) -> None:
     assert len(run.outputs) > LENGTH // 3
 
 
-async def test_a_switch_computes_little_again(engine: DecodingEngine) -> None:
-    """A block of the cache and what the other model wrote, not the whole prompt."""
-    prompt = ids_of(engine, PROMPTS[0]) * 60
-    for _ in range(2):
-        run = Run(engine, ead(threshold=1.0, window=2, dwell=4))
-        await run(prompt)
-    block = engine.vllm_config.cache_config.block_size
-    switches = run.sequence["switches"]
-    assert switches >= 3
-    assert run.sequence["recomputed_tokens"] <= switches * (block + LENGTH / 2)
+@pytest.mark.parametrize("switch", ["next", "now"])
+async def test_a_switch_computes_only_what_the_engine_has_not_seen(
+    engine: DecodingEngine, switch: str
+) -> None:
+    """To the token: no block is computed again because it was not full."""
+    prompt = [11 if switch == "now" else 12, *range(300, 377), *ids_of(engine, PROMPTS[0])]
+    run = Run(engine, ead(threshold=1.0, window=2, dwell=4, switch=switch, trace=True))
+    await run(prompt)
+    segments = run.sequence["traces"][0]["segments"]
+    assert len(segments) >= 4
+    seen: dict[str, int] = {}
+    expected, written = 0, len(prompt)
+    for number, segment in enumerate(segments):
+        if number:
+            expected += written - seen.get(segment["engine"], 0)
+        written += segment["tokens"]
+        # A last token that was marked as such was never fed to its own model.
+        seen[segment["engine"]] = written - (switch == "next")
+    assert run.sequence["recomputed_tokens"] == expected
+
+
+async def test_a_segment_ends_with_its_last_token(
+    engine: DecodingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is spent on a token that only says so, where the other model takes over after a token."""
+    inner = engine.engines["small"].engine_core.engine_core.scheduler  # type: ignore[attr-defined]
+    scheduled, schedule = [], inner.schedule
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        step = schedule(*args, **kwargs)
+        scheduled.append(len(step.num_scheduled_tokens))
+        return step
+
+    monkeypatch.setattr(inner, "schedule", note)
+    run = Run(engine, ead(threshold=1.0, window=2, dwell=4))
+    await run([*range(400, 420), *ids_of(engine, PROMPTS[0])])
+    assert run.sequence["switches"] >= 3
+    assert sum(scheduled) == run.sequence["tokens"]["small"]
 
 
 async def test_nothing_is_left_in_the_engines(engine: DecodingEngine) -> None:
