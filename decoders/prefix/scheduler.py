@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 from vllm.utils.hashing import get_hash_fn_by_name
+from vllm.utils.math_utils import cdiv
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.kv_cache_utils import (
@@ -23,6 +24,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import Request
 
+from decoders.prefix.limit import limit_of
 from decoders.prefix.tails import Parent, Tails
 
 logger = logging.getLogger("decant.prefix")
@@ -88,24 +90,25 @@ class TailReuse(Scheduler):
 
     def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
         blocks, length, boundary, diverged = super()._get_local_prefix_cache_hit(request)
-        if (
-            self._tails is None
-            or not self.kv_cache_manager.prefix_cache_lookup_enabled(request)
-            or not self._has_tail(request)
-        ):
+        if self._tails is None or not self.kv_cache_manager.prefix_cache_lookup_enabled(request):
             return blocks, length, boundary, diverged
+        held = list(blocks.blocks[0]) if length else []
+        if self._has_tail(request):
+            found = self._longest_tail(self._tails, request, length)
+            if found is not None:
+                held.append(found[0])
+                length += found[1]
+        limit = limit_of(request.sampling_params.extra_args) if request.sampling_params else None
+        if limit is not None and length > limit:
+            length = limit
+            del held[cdiv(limit, self.block_size) :]
+        return self.kv_cache_manager.create_kv_cache_blocks((held,)), length, boundary, diverged
+
+    def _longest_tail(self, tails: Tails, request: Request, start: int) -> tuple[KVCacheBlock, int] | None:
         # The last token is always computed, for its logits.
-        end = min(length + self.block_size, request.num_tokens) - 1
-        following = request.all_token_ids[length:end]
-        if not following:
-            return blocks, length, boundary, diverged
-        found = self._tails.longest(self._tail_parent(request, length), following)
-        if found is not None:
-            block, count = found
-            held = [*blocks.blocks[0], block] if length else [block]
-            blocks = self.kv_cache_manager.create_kv_cache_blocks((held,))
-            length += count
-        return blocks, length, boundary, diverged
+        end = min(start + self.block_size, request.num_tokens) - 1
+        following = request.all_token_ids[start:end]
+        return tails.longest(self._tail_parent(request, start), following) if following else None
 
     def _free_request_blocks(self, request: Request) -> None:
         if self._tails is not None and self._has_tail(request):

@@ -9,7 +9,7 @@ Rate = float  # tokens per second
 WINDOW = 32  # steps that a rate is taken over
 TRIAL = 8  # steps of a trial that count
 MARGIN = 0.03  # the other way must be better by this share to be taken
-BUDGET = 0.02  # of the time, what trials that lose may cost
+BUDGET = 0.01  # of the time, what trials that lose may cost
 QUIET = 64  # steps between trials, at least; doubled whenever a trial changes nothing
 LONGEST_QUIET = 4096  # steps
 OUTLIER = 3.0  # a step that took this many times the median counts no more than that
@@ -29,6 +29,11 @@ class Window:
         most = OUTLIER * statistics.median(seconds for _, seconds in steps)
         seconds = sum(min(seconds, most) for _, seconds in steps)
         return sum(tokens for tokens, _ in steps) / seconds if seconds > 0 else None
+
+    def loss(self, rate: Rate) -> float:
+        """Seconds that as many steps as a trial has lose against the given rate."""
+        steps = list(self.steps)[-TRIAL:]
+        return max(0.0, sum(seconds for _, seconds in steps) - sum(tokens for tokens, _ in steps) / rate)
 
 
 @dataclass
@@ -153,11 +158,13 @@ class Governor:
         if mine is None or other is None or other <= mine * (1 + MARGIN):
             self._rest(load, trial)
             return
+        lost = load.windows[load.drafting]
         load.drafting = not load.drafting
         self.switches += 1
         rates = (other, mine) if load.drafting else (mine, other)
         self.decisions.append(Decision(load.rows, load.drafting, *rates))
-        load.trial, load.steps, load.seconds, load.debt, load.quiet = None, 0, 0.0, 0.0, QUIET
+        load.trial, load.steps, load.seconds, load.quiet = None, 0, 0.0, QUIET
+        load.debt = lost.loss(other)  # what the next trial will lose, if nothing changes
 
     def _rest(self, load: Load, trial: Trial) -> None:
         """Nothing changes; the time that the trial lost must be earned before the next one."""

@@ -46,7 +46,7 @@ class Step:
 
 
 class Steps:
-    """Replaces three methods of one runner by its own, which call them.
+    """Replaces four methods of one runner by its own, which call them.
 
     A step's time goes from its beginning to the next one's, scheduling included. Between two steps that share
     no request the engine may have been idle; such a step is not measured.
@@ -60,9 +60,9 @@ class Steps:
         self.drafting = False  # whether the step before this one drafted
         self.drafted = self.accepted = 0  # tokens
         self._execute, self._sample = runner.execute_model, runner.sample_tokens
-        self._propose = runner.propose_draft_token_ids
+        self._propose, self._draw = runner.propose_draft_token_ids, runner._sample
         runner.execute_model, runner.sample_tokens = self.execute_model, self.sample_tokens
-        runner.propose_draft_token_ids = self.propose
+        runner.propose_draft_token_ids, runner._sample = self.propose, self.draw
 
     # ---- in place of the runner's methods --------------------------------------------------------------
 
@@ -96,6 +96,11 @@ class Steps:
             with _without_drafts(scheduler_output):
                 return self._propose(scheduler_output, *args, **options)
         return [[] for _ in range(self.runner.input_batch.num_reqs)]
+
+    def draw(self, logits: Any, metadata: Any) -> Any:
+        """A step that verifies nothing is sampled as vLLM samples without speculation, which is faster."""
+        verifies = metadata is not None and metadata.max_spec_len > 0
+        return self._draw(logits, metadata if verifies else None)
 
     def sample_tokens(self, *args: Any, **options: Any) -> Any:
         output = self._sample(*args, **options)

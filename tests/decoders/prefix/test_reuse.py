@@ -12,6 +12,7 @@ from vllm.inputs import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from decoders.prefix.limit import limit_arguments
 from server.config import ServeSettings
 from server.engine import DecodingEngine
 from server.engines import create, plan_engines
@@ -32,6 +33,7 @@ async def ask(
 ) -> RequestOutput:
     sampling = SamplingParams(
         temperature=0.0,
+        detokenize=False,
         max_tokens=count,
         ignore_eos=True,
         logprobs=0,
@@ -134,6 +136,32 @@ async def test_prompt_logprobs_compute_the_whole_prompt(engine: DecodingEngine) 
     prompt = some(BLOCK + 9)
     await ask(one, prompt, "a")
     assert (await ask(one, prompt, "b", prompt_logprobs=0)).num_cached_tokens == 0
+
+
+@pytest.mark.parametrize("length", [BLOCK - 3, BLOCK, BLOCK + 9, 2 * BLOCK - 1])
+async def test_a_hit_may_be_limited_and_prompt_logprobs_hold_from_there(
+    engine: DecodingEngine, length: int
+) -> None:
+    one = base(engine)
+    prompt = some(2 * BLOCK + 5)
+    full = await ask(one, prompt, "a", prompt_logprobs=0)
+    for _ in range(2):
+        limited = await ask(
+            one,
+            prompt,
+            "b",
+            prompt_logprobs=0,
+            skip_reading_prefix_cache=False,
+            extra_args=limit_arguments(length),
+        )
+        assert limited.num_cached_tokens == length
+        assert tokens(limited) == tokens(full)
+        assert full.prompt_logprobs is not None
+        assert limited.prompt_logprobs is not None
+        for position in range(length + 1, len(prompt)):
+            token = prompt[position]
+            expected, found = (o.prompt_logprobs[position][token].logprob for o in (full, limited))
+            assert found == pytest.approx(expected, abs=1e-5)
 
 
 async def test_a_reset_cache_has_no_tails(engine: DecodingEngine) -> None:
