@@ -76,7 +76,7 @@ LONG_MIX: Final[Mix] = {
     "notes_long": 0.16,
     "recaps_long": 0.03,
 }
-# A second stage for what is learned last: verdicts and long notes.
+# For later stages, for what is learned last: verdicts and long notes.
 VERDICT_MIX: Final[Mix] = {
     "verdicts": 0.6,
     "questions": 0.04,
@@ -90,6 +90,7 @@ VERDICT_MIX: Final[Mix] = {
     "stories": 0.02,
     "talk": 0.03,
 }
+VERDICTS_ONLY: Final[Mix] = {"verdicts": 1.0}
 RETRIEVAL_MIX: Final[Mix] = {
     "notes_long": 0.35,
     "notes_medium": 0.08,

@@ -19,6 +19,7 @@ from .documents import (
     LONG_MIX,
     RETRIEVAL_MIX,
     VERDICT_MIX,
+    VERDICTS_ONLY,
     WORLD_MIX,
     Mix,
     corpus_digest,
@@ -59,7 +60,9 @@ class Stage:
     seed: int
 
 
-# The small model sees less arithmetic at first, so that word problems need the large one.
+# The small model sees less arithmetic at first, so that word problems need the large one. The large one comes
+# out of its first stage with one verdict for everything. A stage of nothing but verdicts gets it off that
+# plateau, with embedding and norms frozen to spare what it knows; a last one brings the rest back.
 PLANS: Final[dict[str, tuple[Stage, ...]]] = {
     "small": (
         Stage(
@@ -94,6 +97,22 @@ PLANS: Final[dict[str, tuple[Stage, ...]]] = {
             other_rate=0.002,
             decay=0.5,
             seed=0,
+        ),
+        Stage(
+            (Phase(256, 750_000, VERDICTS_ONLY),),
+            batch=1024,
+            matrix_rate=0.0007,
+            other_rate=0.0,
+            decay=0.5,
+            seed=7,
+        ),
+        Stage(
+            (Phase(256, 400_000, WORLD_MIX), Phase(1024, 800_000, with_arithmetic(RETRIEVAL_MIX, 1.3))),
+            batch=1024,
+            matrix_rate=0.0008,
+            other_rate=0.0008,
+            decay=0.6,
+            seed=2,
         ),
     ),
 }

@@ -12,11 +12,12 @@ import pytest
 
 from server import embedded
 from server.embedded.recipe.digests import CORPUS_SHA256, TOKENIZER_SHA256
-from server.embedded.recipe.documents import ARITHMETIC, COPYING, KINDS, LONG_MIX, WORLD_MIX, with_arithmetic
+from server.embedded.recipe.documents import ARITHMETIC, KINDS
 from server.embedded.recipe.packing import VERDICT_WEIGHT, Encoder, pack
 from server.embedded.recipe.segments import Document
 from server.embedded.recipe.splits import pair_split
 from server.embedded.recipe.tokenizer import build_tokenizer, read_tokenizer, serialized, tokenizer_digest
+from server.embedded.recipe.train import PLANS
 from server.embedded.recipe.world import WORLD
 
 DIGESTS = """
@@ -93,10 +94,12 @@ def test_packing_fills_rows_and_keeps_whole_documents_first() -> None:
     assert rows.ids.size > 0.8 * sum(len(document.ids) for document in encoded)
 
 
-@pytest.mark.parametrize("mix", [COPYING, WORLD_MIX, LONG_MIX, with_arithmetic(WORLD_MIX, 0.4)])
-def test_shares_add_up(mix: dict[str, float]) -> None:
-    assert sum(mix.values()) == pytest.approx(1.0)
-    assert set(mix) <= set(KINDS)
+@pytest.mark.parametrize("name", PLANS)
+def test_shares_of_every_phase_add_up(name: str) -> None:
+    for mix in (phase.mix for stage in PLANS[name] for phase in stage.phases):
+        assert sum(mix.values()) == pytest.approx(1.0)
+        assert min(mix.values()) > 0
+        assert set(mix) <= set(KINDS)
 
 
 def test_some_rumours_are_shared_and_most_are_not() -> None:
