@@ -10,6 +10,7 @@ from decoders.logits.linear import Linear
 from decoders.method import Method
 from decoders.sequence.auto import Auto
 from decoders.sequence.ead import EntropyAdaptive
+from decoders.sequence.equilibrium import Equilibrium
 from decoders.sequence.plain import Plain
 from decoders.sequence.speculative import Speculative
 
@@ -20,6 +21,7 @@ METHODS: Final[list[type[Method]]] = [
     EntropyAdaptive,
     Auto,
     Speculative,
+    Equilibrium,
     GenArm,
     Linear,
     DynamicFusion,
