@@ -10,6 +10,7 @@ from decoders.logits.linear import Linear
 from decoders.method import Method
 from decoders.sequence.auto import Auto
 from decoders.sequence.best_of_n import BestOfN
+from decoders.sequence.conformal import Conformal
 from decoders.sequence.ead import EntropyAdaptive
 from decoders.sequence.equilibrium import Equilibrium
 from decoders.sequence.majority import Majority
@@ -30,6 +31,7 @@ METHODS: Final[list[type[Method]]] = [
     Majority,
     Mbr,
     ResidualEbm,
+    Conformal,
     GenArm,
     Linear,
     DynamicFusion,

@@ -40,7 +40,8 @@ class Candidate:
 class Desk:
     """Where the candidates of one job are scored, on the engine `name`, and booked in the job's report.
 
-    most: tokens that the candidates of one prompt may have together. None: as many as there may be.
+    most: tokens that the candidates of one prompt may have together. None: as many as there may be. notes:
+    what a method knows of the samples, by their id().
     """
 
     job: Job
@@ -48,6 +49,7 @@ class Desk:
     name: str
     most: int | None = None
     asked: int = 0
+    notes: dict[int, Any] = field(default_factory=dict)
 
     async def score(
         self,
