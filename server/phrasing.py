@@ -40,6 +40,9 @@ class TextPhrasing(_Rendered):
         self.body = body
         self.question = question
 
+    def require(self) -> None:
+        """A text prompt is one."""
+
     async def continued(self, template: str, answer: str, texts: Sequence[str]) -> Continued:
         text = filled(template, self.question, answer)
         prompts = [text, *(text + more for more in texts)]
@@ -67,6 +70,9 @@ class ChatPhrasing(_Rendered):
         if last.get("role") != "user" or not isinstance(content, str):
             raise Refusal("The last message must be the user's, and text: it is the question.", "messages")
         return content
+
+    def require(self) -> None:
+        self._question()
 
     async def continued(self, template: str, answer: str, texts: Sequence[str]) -> Continued:
         asked = {**self.messages[-1], "content": filled(template, self._question(), answer)}

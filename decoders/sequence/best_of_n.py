@@ -25,6 +25,9 @@ class BestOfN(CandidateMethod):
         super().check_deployment(deployment)
         self.reward.check(deployment, self.engines(deployment)[0])
 
+    def asks_in_other_words(self) -> bool:
+        return self.reward.type == "verdict"
+
     async def rank(self, pool: list[Candidate], desk: Desk) -> list[int]:
         n = self.candidates
         desk.job.report.layer(self.layer)["kl_bound"] = math.log(n) - (n - 1) / n

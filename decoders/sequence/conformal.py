@@ -53,6 +53,9 @@ class Conformal(CandidateMethod):
     templates: Templates = Field(default=Templates(), description="For quality `verdict`.")
     calibration: Calibration | None = Field(default=None, description="What the thresholds rest on.")
 
+    def asks_in_other_words(self) -> bool:
+        return self.quality == "verdict"
+
     async def sample(self, desk: Desk) -> list[Sample]:
         """Samples in their order until the set is complete; the set goes into the report."""
         thresholds = Thresholds(self.max_similarity, self.min_quality, self.stop)

@@ -50,6 +50,9 @@ class Equilibrium(CandidateMethod):
     )
     templates: Templates = Field(default=Templates(), description="The words around question and answer.")
 
+    def asks_in_other_words(self) -> bool:
+        return True
+
     async def rank(self, pool: list[Candidate], desk: Desk) -> list[int]:
         phrasing = phrasing_of(desk.job.phrasing, self.method)
         judged = await judge(

@@ -30,6 +30,9 @@ class ResidualEbm(CandidateMethod):
         super().check_deployment(deployment)
         self.reward.check(deployment, self.engines(deployment)[0])
 
+    def asks_in_other_words(self) -> bool:
+        return self.reward.type == "verdict"
+
     async def rank(self, pool: list[Candidate], desk: Desk) -> list[int]:
         rewards = await self.reward.of(pool, desk, self.method)
         logs = [

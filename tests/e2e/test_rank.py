@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from openai import OpenAI
 
+from decoders.request import DecodingRequest
 from server.embedded.recipe.items import items
 from tests.e2e.client import KEY, Http, connection, raw_post, together, wait_for
 from tests.e2e.process import COMMAND, Decant, environment
@@ -138,3 +140,52 @@ def test_the_command_ranks_a_file(server: Decant, tmp_path: Path) -> None:
     failed = command("--data", str(data), "--url", server.url)
     assert failed.returncode == 1
     assert "line 3: the server answers HTTP 400, candidates" in failed.stderr
+
+
+def test_a_conformal_calibration_and_its_preset(server: Decant, tmp_path: Path) -> None:
+    drawn = [*items("fact", "dev", 16), *items("sum", "dev", 8)]
+    data, preset = tmp_path / "facts.jsonl", tmp_path / "sets.yaml"
+    lines = [{"prompt": one.prompt, "answer": one.answer} for one in drawn]
+    data.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    flags = [
+        "--data",
+        str(data),
+        "--match",
+        "end",
+        "--candidates",
+        "4",
+        "--max-tokens",
+        "64",
+        "--url",
+        server.url,
+    ]
+    done = conformal(*flags, "--eps", "0.6", "--write-preset", str(preset), "--name", "sets")
+    assert done.returncode == 0, done.stderr
+    assert "at most 60.0% of the sets hold no acceptable answer, with probability 95.0%" in " ".join(
+        done.stdout.split()
+    )
+    entry = yaml.safe_load(preset.read_text(encoding="utf-8"))["presets"]["sets"]["decoding"]["sequence"]
+    method = DecodingRequest.model_validate({"sequence": entry}).sequence
+    assert method.method == "conformal"
+    assert method.calibration.questions == 12
+    assert (
+        entry
+        == yaml.safe_load(done.stdout[done.stdout.index("sequence:") : done.stdout.index("The preset")])[
+            "sequence"
+        ]
+    )
+    strict = conformal(*flags, "--eps", "0.001")
+    assert strict.returncode == 1
+    assert "no thresholds could be shown" in strict.stderr
+
+
+def conformal(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {**environment(), "DECANT_API_KEY": KEY}
+    return subprocess.run(
+        [str(COMMAND), "calibrate", "conformal", *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )

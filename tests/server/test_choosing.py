@@ -29,8 +29,12 @@ METHODS: list[dict[str, Any]] = [
     {"method": "majority"},
     {"method": "mbr"},
     {"method": "residual_ebm", "reward": GUIDE},
+    {"method": "conformal", "max_similarity": 1.0, "min_quality": 0.0, "stop": 1e6},
 ]
-NAMES = [" ".join(str(v if isinstance(v, str) else v["type"]) for v in method.values()) for method in METHODS]
+NAMES = [
+    " ".join([method["method"], *([method["reward"]["type"]] if "reward" in method else [])])
+    for method in METHODS
+]
 
 
 def choosing(method: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -124,7 +128,7 @@ async def test_stop_strings_grammars_and_token_limits_hold_for_every_candidate(s
 
 
 async def test_a_seed_gives_the_same_answers_again(service: Service) -> None:
-    for method in METHODS[-2:]:
+    for method in METHODS[-3:]:
         first, second = [await service.post_ok(CHAT, choosing(method, n=2)) for _ in range(2)]
         assert first["choices"] == second["choices"]
 
@@ -169,6 +173,33 @@ async def test_majority_stops_when_the_vote_is_settled(service: Service) -> None
     stories = {"messages": [{"role": "user", "content": "Write a story."}], "max_tokens": 200}
     cut = sequence(await service.post_ok(CHAT, {**body, **stories, "temperature": 0.7}))
     assert cut["completed"] < 12
+
+
+async def test_a_conformal_set_grows_in_the_order_of_drawing(service: Service) -> None:
+    everything = METHODS[-1]
+    calibration = {"eps": 0.1, "delta": 0.05, "questions": 50}
+    whole = sequence(await service.post_ok(CHAT, choosing(everything)))
+    assert len(whole["samples"]) == 6
+    assert all(one["kept"] for one in whole["samples"])
+    assert not whole["complete"]
+    qualities = [one["quality"] for one in whole["samples"]]
+    assert all(0 < quality <= 1 for quality in qualities)
+    stop = sorted(qualities)[3]
+    first = next(i for i, quality in enumerate(qualities) if quality >= stop)
+    least = sorted(qualities[: first + 1])[0]
+    asked = {**everything, "stop": stop, "min_quality": least, "calibration": calibration}
+    answer = await service.post_ok(CHAT, choosing(asked))
+    cut = sequence(answer)
+    assert cut["samples"] == whole["samples"][: first + 1]
+    assert cut["complete"]
+    assert cut["calibration"] == {**calibration, "date": "", "data": ""}
+    assert answer["choices"][0]["message"]["content"] == whole["samples"][first]["text"]
+    # A copy of a kept answer is rejected, and what is poor.
+    strict = sequence(await service.post_ok(CHAT, choosing({**everything, "max_similarity": 0.99})))
+    texts = [one["text"] for one in strict["samples"] if one["kept"]]
+    assert len(texts) == len(set(texts)) == len(strict["set"])
+    poor = sequence(await service.post_ok(CHAT, choosing({**everything, "min_quality": 1.0})))
+    assert poor["set"] == []
 
 
 async def test_a_client_that_leaves_ends_every_candidate(service: Service, engine: DecodingEngine) -> None:
@@ -256,3 +287,14 @@ async def test_prompts_that_cannot_be_asked(service: Service) -> None:
     assert (where, "as text" in message) == ("prompt", True)
     where, message = await service.refused(TEXT, {**body, "prompt": ["a", "b"]})
     assert (where, "one prompt" in message) == ("prompt", True)
+
+
+async def test_a_conversation_without_a_question_is_refused_before_anything_is_sampled(
+    service: Service, engine: DecodingEngine
+) -> None:
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    for method in (METHODS[0], METHODS[2]):
+        for stream in (False, True):
+            where, message = await service.refused(CHAT, choosing(method, messages=turns, stream=stream))
+            assert (where, "last message must be the user's" in message) == ("messages", True)
+    assert not engine.base.output_processor.has_unfinished_requests()

@@ -13,6 +13,7 @@ from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
 from decoders.method import ChoosingMethod, Chunk, Job
 from decoders.sequence.candidates.answers import Extract, Whole, grouped
+from decoders.sequence.candidates.phrasing import phrasing_of
 from decoders.sequence.candidates.sampling import Sample, by_likelihood, draw
 from decoders.sequence.candidates.scoring import Scores, score
 
@@ -138,6 +139,8 @@ class CandidateMethod(ChoosingMethod):
 
     async def choose(self, job: Job, engines: "Mapping[str, EngineClient]") -> list[Chunk]:
         name = self.engine or job.deployment.default
+        if self.asks_in_other_words():  # said before anything is sampled, or streamed
+            phrasing_of(job.phrasing, self.method).require()
         desk = Desk(job, engines[name], name)
         samples = await self.sample(desk)
         pool, rest = pooled(samples, self.extract)
@@ -145,6 +148,10 @@ class CandidateMethod(ChoosingMethod):
         ranked = [pool[index] for index in order]
         self._report(job, ranked, rest)
         return delivered(ranked, rest, job, name)
+
+    def asks_in_other_words(self) -> bool:
+        """Whether the question is put to the model in other words, so that it has to be text."""
+        return False
 
     async def sample(self, desk: Desk) -> list[Sample]:
         """The samples to choose among, in order of their index."""

@@ -95,6 +95,10 @@ class Phrasing(Protocol):
         """The token that ends an answer, None if the tokenizer names none."""
         ...
 
+    def require(self) -> None:
+        """Raise Refusal where the question is not text."""
+        ...
+
     async def continued(self, template: str, answer: str, texts: Sequence[str]) -> Continued:
         """`template` filled with the question and `answer`, and each of `texts` as what follows it.
 

@@ -7,7 +7,6 @@ reaches: vLLM leaves the rows of cached positions uninitialised, so a request th
 there is asked again without the cache.
 """
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -161,7 +160,7 @@ class _Scorer:
         async for one in self.engine.generate(prompt, params, request, priority=self.priority):
             output = one
         if output is None or output.outputs[0].finish_reason not in ("length", "stop"):
-            raise asyncio.CancelledError("the engine aborted a request that scores candidates")
+            raise RuntimeError("the engine ended a request that scores candidates before its first token")
         cached = output.num_cached_tokens or 0
         if self.cached is None:
             self.cached = cached
