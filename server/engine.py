@@ -27,12 +27,11 @@ from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
 from decoders.method import ChoosingMethod, Chunk, Circumstances, Job, SequenceMethod
-from decoders.report import Report
 from server.call import Call
 from server.chunks import core_output
 from server.metrics import METRICS, count_candidates
 from server.requests import CALL
-from server.speculation import Acceptance
+from server.tally import Tally
 
 logger = logging.getLogger("decant.server")
 T = TypeVar("T")
@@ -43,37 +42,6 @@ def _require_text(output: RequestOutput) -> None:
     if any(choice.finish_reason == "error" for choice in output.outputs):
         logger.warning("request %s: nothing was left by its grammar", output.request_id)
         raise VLLMValidationError("The grammar or schema accepts no text.", parameter="structured_outputs")
-
-
-class Tally:
-    """Counts the tokens one engine decodes for one request, and books them once, when it has ended."""
-
-    def __init__(self, method: str, engine: str | None, report: Report, speculative: str | None) -> None:
-        self.method = method
-        self.engine = engine
-        self.speculative = speculative  # how the engine drafts
-        self.acceptance = Acceptance()
-        self.report = report
-        self.tokens = 0
-        if engine is not None:
-            report.layer("sequence")["engine"] = engine
-
-    def add(self, output: RequestOutput) -> None:
-        for choice in output.outputs:
-            self.tokens += len(choice.token_ids)
-            if choice.spec_decode_metrics is not None:
-                self.acceptance.add(choice.spec_decode_metrics)
-                choice.spec_decode_metrics = None  # vLLM would add it to every answer, asked for or not
-        if output.finished:  # the report is read before the generator is closed
-            self.settle()
-
-    def settle(self) -> None:
-        if self.engine is not None and self.tokens:
-            METRICS.tokens.labels(self.method, self.engine).inc(self.tokens)
-            self.report.add_tokens(self.engine, self.tokens)
-            if self.speculative is not None and self.acceptance.choices:
-                self.acceptance.settle(self.engine, self.speculative, self.tokens, self.report)
-            self.tokens = 0
 
 
 class DecodingEngine(EngineClient):
@@ -270,12 +238,7 @@ class DecodingEngine(EngineClient):
                     phrasing=call.phrasing,
                 )
                 jobs.append(job)
-            if isinstance(method, ChoosingMethod):
-                one = replace(jobs[0], id=request.request_id, choices=params.n)
-                children = [job.id for job in jobs]
-                tasks.append(asyncio.create_task(self._choose(method, one, children, queue)))
-            else:
-                tasks += [asyncio.create_task(self._pump(method, job, queue)) for job in jobs]
+            tasks += self._start(method, jobs, request.request_id, queue)
             finished = False
             while not finished:
                 output = queue.get_nowait() or await queue.get()
@@ -290,6 +253,15 @@ class DecodingEngine(EngineClient):
             METRICS.recomputed.labels(method.method).inc(layer.get("recomputed_tokens", 0))
             self.output_processor.abort_requests([request.request_id], internal=True)
             queue.close()
+
+    def _start(
+        self, method: SequenceMethod, jobs: list[Job], id: str, queue: RequestOutputCollector
+    ) -> list[asyncio.Task[None]]:
+        """The tasks that feed all choices: one a choice, or a single one of a method that chooses."""
+        if isinstance(method, ChoosingMethod):
+            whole = replace(jobs[0], id=id, choices=len(jobs))
+            return [asyncio.create_task(self._choose(method, whole, [job.id for job in jobs], queue))]
+        return [asyncio.create_task(self._pump(method, job, queue)) for job in jobs]
 
     async def _pump(self, method: SequenceMethod, job: Job, queue: RequestOutputCollector) -> None:
         """Feed one choice's chunks to the output processor until the choice has ended."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,6 +46,14 @@ def choosing(method: dict[str, Any], **fields: Any) -> dict[str, Any]:
 @pytest.fixture
 def service(engine: DecodingEngine) -> Service:
     return Service(engine)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1500):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("not within 30 s")
 
 
 def sequence(answer: dict[str, Any]) -> dict[str, Any]:
@@ -206,15 +215,10 @@ async def test_a_client_that_leaves_ends_every_candidate(service: Service, engin
     for method in METHODS[:1] + METHODS[4:5]:
         body = choosing(method, max_tokens=1500, ignore_eos=True)
         task = asyncio.create_task(service.post(CHAT, body))
-        await asyncio.sleep(0.5)
-        assert engine.base.output_processor.has_unfinished_requests()
+        await until(engine.base.output_processor.has_unfinished_requests)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        for _ in range(100):
-            if not engine.base.output_processor.has_unfinished_requests():
-                break
-            await asyncio.sleep(0.05)
-        assert not engine.base.output_processor.has_unfinished_requests()
+        await until(lambda: not engine.base.output_processor.has_unfinished_requests())
         assert not engine.active
         assert not engine.output_processor.has_unfinished_requests()
 
@@ -222,13 +226,12 @@ async def test_a_client_that_leaves_ends_every_candidate(service: Service, engin
 async def test_an_abort_ends_what_is_chosen_among(service: Service, engine: DecodingEngine) -> None:
     body = choosing({"method": "mbr"}, max_tokens=1500, ignore_eos=True)
     task = asyncio.create_task(service.post(CHAT, body))
-    await asyncio.sleep(0.5)
+    await until(engine.base.output_processor.has_unfinished_requests)
     assert await engine.abort_all() == 1
     engine.closed = False
-    response = await asyncio.wait_for(task, 20)
+    response = await asyncio.wait_for(task, 60)
     assert response.json()["choices"][0]["finish_reason"] == "abort"
-    await asyncio.sleep(0.2)
-    assert not engine.base.output_processor.has_unfinished_requests()
+    await until(lambda: not engine.base.output_processor.has_unfinished_requests())
 
 
 @pytest.mark.parametrize(
@@ -246,6 +249,7 @@ async def test_an_abort_ends_what_is_chosen_among(service: Service, engine: Deco
         ({"method": "mbr"}, {"max_tokens": 200}, "max_tokens", "allows 1000"),
         ({"method": "mbr"}, {"max_tokens": None}, "max_tokens", "allows 1000"),
         ({"method": "mbr"}, {"prompt_logprobs": 1}, "prompt_logprobs", "cannot be combined"),
+        ({"method": "mbr"}, {"logprob_token_ids": [5]}, "logprob_token_ids", "cannot be combined"),
         ({"method": "mbr"}, {"use_beam_search": True}, "use_beam_search", "Beam search"),
         ({"method": "mbr", "engine": "huge"}, {}, "decoding.sequence.engine", "base, small"),
         ({"method": "mbr", "utility": "bleu"}, {}, "decoding.sequence.utility", "chrf"),

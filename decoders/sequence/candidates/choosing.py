@@ -134,8 +134,9 @@ class CandidateMethod(ChoosingMethod):
                 "the same.",
                 "temperature",
             )
-        if params.prompt_logprobs is not None:
-            raise Refusal(f"prompt_logprobs cannot be combined with '{self.method}'.", "prompt_logprobs")
+        for name in ("prompt_logprobs", "logprob_token_ids"):
+            if getattr(params, name) is not None:
+                raise Refusal(f"{name} cannot be combined with '{self.method}'.", name)
 
     async def choose(self, job: Job, engines: "Mapping[str, EngineClient]") -> list[Chunk]:
         name = self.engine or job.deployment.default
@@ -189,7 +190,7 @@ def delivered(ranked: Sequence[Candidate], rest: Sequence[Sample], job: Job, eng
     """
     order = [one.best for one in ranked] + list(rest)
     order += [sample for one in ranked for sample in one.samples[1:]]
-    asked = job.params.logprobs is not None or job.params.logprob_token_ids is not None
+    asked = job.params.logprobs is not None
     chunks = [one.chunk(engine, with_logprobs=asked) for one in order[: job.choices]]
     chunks[0].num_cached_tokens = job.report.layer("sequence").get("cached_tokens")
     return chunks

@@ -59,7 +59,7 @@ def parameters(params: "SamplingParams", count: int) -> "SamplingParams":
     made = params.clone()
     made.n, made.output_kind, made.detokenize = count, RequestOutputKind.DELTA, True
     made.stream_interval = None
-    if made.logprobs is None and made.logprob_token_ids is None:
+    if made.logprobs is None:
         made.logprobs = 0
     return made
 
