@@ -249,7 +249,12 @@ async def test_an_abort_ends_what_is_chosen_among(service: Service, engine: Deco
         ({"method": "mbr"}, {"max_tokens": 200}, "max_tokens", "allows 1000"),
         ({"method": "mbr"}, {"max_tokens": None}, "max_tokens", "allows 1000"),
         ({"method": "mbr"}, {"prompt_logprobs": 1}, "prompt_logprobs", "cannot be combined"),
-        ({"method": "mbr"}, {"logprob_token_ids": [5]}, "logprob_token_ids", "cannot be combined"),
+        (
+            {"method": "mbr"},
+            {"logprob_token_ids": [5], "logprobs": True},
+            "logprob_token_ids",
+            "cannot be combined",
+        ),
         ({"method": "mbr"}, {"use_beam_search": True}, "use_beam_search", "Beam search"),
         ({"method": "mbr", "engine": "huge"}, {}, "decoding.sequence.engine", "base, small"),
         ({"method": "mbr", "utility": "bleu"}, {}, "decoding.sequence.utility", "chrf"),
