@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from decoders.errors import Refusal
+
 
 @dataclass(frozen=True)
 class EngineFacts:
@@ -30,3 +32,11 @@ class Deployment:
     default: str
     engines: Mapping[str, EngineFacts]
     spare_token: int | None = None
+
+    def check_engine(self, name: str | None) -> None:
+        """Raise Refusal if a request's field `engine` names none of the engines."""
+        if name is not None and name not in self.engines:
+            raise Refusal(
+                f"This server has no engine of that name; it has: {', '.join(self.engines)}.",
+                "decoding.sequence.engine",
+            )

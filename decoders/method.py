@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vllm.logprobs import Logprob
     from vllm.sampling_params import SamplingParams
 
+    from decoders.sequence.candidates.phrasing import Phrasing
+
 
 class Method(BaseModel, ABC):
     """A decoding method with the parameters of one request."""
@@ -64,7 +66,11 @@ class Chunk:
 
 @dataclass
 class Job:
-    """Choice `index` of one request: `params.n` is 1, and `id` is unique in the server."""
+    """Choice `index` of one request: `params.n` is 1, and `id` is unique in the server.
+
+    For a ChoosingMethod all choices at once: `choices` is how many it is to return. `phrasing` puts the
+    request's question to the model in other words, where the caller's question is known as text.
+    """
 
     id: str
     prompt_token_ids: list[int]
@@ -74,6 +80,8 @@ class Job:
     index: int = 0
     cache_salt: str | None = None
     priority: int = 0
+    choices: int = 1
+    phrasing: "Phrasing | None" = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,21 @@ class SequenceMethod(Method):
     @abstractmethod
     def generate(self, job: Job, engines: "Mapping[str, EngineClient]") -> AsyncGenerator[Chunk, None]:
         """Yield the choice's tokens in order; cancelling the iteration must end all engine work."""
+
+
+class ChoosingMethod(SequenceMethod):
+    """Makes candidate answers and chooses among them: a request's n choices come from one run."""
+
+    @abstractmethod
+    def most_candidates(self) -> int:
+        """How many candidates one request may make; each may have all of `max_tokens`."""
+
+    @abstractmethod
+    async def choose(self, job: Job, engines: "Mapping[str, EngineClient]") -> list[Chunk]:
+        """`job.choices` whole answers, the best one first; cancelling it must end all engine work."""
+
+    def generate(self, job: Job, engines: "Mapping[str, EngineClient]") -> AsyncGenerator[Chunk, None]:
+        raise AssertionError("a method that chooses returns all choices at once")
 
 
 class EngineMethod(Method):

@@ -9,8 +9,14 @@ from decoders.logits.inverse_value import InverseValue
 from decoders.logits.linear import Linear
 from decoders.method import Method
 from decoders.sequence.auto import Auto
+from decoders.sequence.best_of_n import BestOfN
+from decoders.sequence.conformal import Conformal
 from decoders.sequence.ead import EntropyAdaptive
+from decoders.sequence.equilibrium import Equilibrium
+from decoders.sequence.majority import Majority
+from decoders.sequence.mbr import Mbr
 from decoders.sequence.plain import Plain
+from decoders.sequence.residual_ebm import ResidualEbm
 from decoders.sequence.speculative import Speculative
 
 LAYERS: Final = ("sequence", "logits", "cache")
@@ -20,6 +26,12 @@ METHODS: Final[list[type[Method]]] = [
     EntropyAdaptive,
     Auto,
     Speculative,
+    Equilibrium,
+    BestOfN,
+    Majority,
+    Mbr,
+    ResidualEbm,
+    Conformal,
     GenArm,
     Linear,
     DynamicFusion,

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
+from decoders.method import ChoosingMethod, SequenceMethod
 from decoders.request import Decoding
 from server.body import INT64
 from server.call import Call
@@ -27,11 +28,25 @@ def admit(
             raise Refusal(
                 "Beam search cannot be combined with 'decoding'; leave one of them out.", "use_beam_search"
             )
+        _check_candidates(request, decoding.sequence_method(), limits)
     except Refusal as refusal:
         raise ApiError.of(refusal) from None
-    call = Call(decoding, decoding.new_report())
+    call = Call(decoding, decoding.new_report(), candidate_tokens=limits.candidate_tokens)
     request._call = call
     return call
+
+
+def _check_candidates(request: GeneratingRequest, method: SequenceMethod, limits: LimitSettings) -> None:
+    """Raise Refusal for more candidates than are allowed, or for what only one prompt can be asked."""
+    if not isinstance(method, ChoosingMethod):
+        return
+    if method.most_candidates() > limits.candidates:
+        raise Refusal(
+            f"At most {limits.candidates} candidates are allowed in one request on this server.",
+            "decoding.sequence.candidates",
+        )
+    if _prompts(request) > 1:
+        raise Refusal(f"Method '{method.method}' takes one prompt a request.", "prompt")
 
 
 def check_limits(request: GeneratingRequest, limits: LimitSettings) -> None:

@@ -19,7 +19,7 @@ from server.errors import ApiError, code_of, from_validation
 from server.metrics import EngineMetrics
 from server.middleware import BodyLimit, RequestContext
 from server.openai import Handlers
-from server.routes import State, generate, models, operate, tokenize
+from server.routes import State, generate, models, operate, rank, tokenize
 from server.scrub import words
 
 
@@ -44,7 +44,7 @@ def build_app(engine: DecodingEngine, settings: ServeSettings, engine_metrics: E
         created=int(time.time()),
     )
     app.state.decant = state
-    for module in (generate, models, tokenize, operate):
+    for module in (generate, rank, models, tokenize, operate):
         app.include_router(module.router)
     state.vocabulary = words(app.openapi())
     _handle_errors(app, state)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from vllm.sampling_params import SamplingParams
 
 from decoders.errors import Refusal
+from decoders.method import ChoosingMethod
 from decoders.report import Report
 from decoders.request import Decoding, DecodingRequest
+from decoders.sequence.candidates.phrasing import Phrasing
 from server.errors import ApiError
 from server.outcome import Outcomes
 
@@ -18,14 +20,29 @@ class Call:
     decoding: Decoding
     report: Report
     outcomes: Outcomes = field(default_factory=Outcomes)
+    phrasing: Phrasing | None = None
+    candidate_tokens: int | None = None  # most tokens all candidates together may have
 
     def check_sampling(self, params: SamplingParams) -> None:
         """Raise ApiError 400 for a sampling parameter that one of the methods cannot honour."""
         try:
             for method in (self.decoding.sequence_method(), *self.decoding.engine_methods()):
                 method.check_sampling(params)
+            self._check_fan_out(params)
         except Refusal as refusal:
             raise ApiError.of(refusal) from None
+
+    def _check_fan_out(self, params: SamplingParams) -> None:
+        method, most = self.decoding.sequence_method(), self.candidate_tokens
+        if not isinstance(method, ChoosingMethod) or most is None:
+            return
+        tokens = method.most_candidates() * params.max_tokens
+        if tokens > most:
+            raise Refusal(
+                f"{method.most_candidates()} candidates of up to {params.max_tokens} tokens are {tokens}; "
+                f"this server allows {most} in one request. Lower max_tokens or the candidates.",
+                "max_tokens",
+            )
 
     @classmethod
     def plain(cls) -> "Call":

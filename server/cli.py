@@ -15,6 +15,7 @@ USAGE = """decant COMMAND [flags]
 commands:
   serve [MODEL]   serve MODEL, or the embedded models, over the OpenAI HTTP API
   doctor          say what this machine offers and what Decant would use
+  rank            rank candidate answers to a question, or to those of a file
   calibrate       measure a method's thresholds on your prompts, and choose one
   train-reward    train a guide for genarm from preference pairs
   merge-adapter   merge a PEFT adapter into its base model, to serve it as a guide
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = {
         "serve": serve,
         "doctor": doctor,
+        "rank": rank,
         "calibrate": calibrate,
         "train-reward": train_reward,
         "merge-adapter": merge_adapter,
@@ -43,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"decant: no such command; there are: {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(commands[command](rest))
+
+
+def rank(arguments: Sequence[str]) -> int:
+    from server.rank_command import main as run
+
+    return run(arguments)
 
 
 def calibrate(arguments: Sequence[str]) -> int:

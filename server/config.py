@@ -111,6 +111,15 @@ class LimitSettings(BaseModel):
     )
     logprobs: int = Field(default=20, ge=0, description="Largest logprobs, top_logprobs and prompt_logprobs.")
     stop: int = Field(default=4, ge=1, description="Most stop strings.")
+    candidates: int = Field(
+        default=64, ge=2, le=1024, description="Most candidate answers in one request, sampled or given."
+    )
+    candidate_tokens: int = Field(
+        default=1 << 18,
+        ge=1,
+        description="Most tokens of all candidates in one request: candidates times max_tokens, or those of "
+        "the candidates given.",
+    )
     logit_bias: int = Field(default=1024, ge=0, description="Most entries in logit_bias.")
 
 

@@ -208,6 +208,13 @@ def _strings(value: list[Any]) -> bool:
     return all(type(item) is str for item in value)
 
 
+def check_candidates(candidates: Any) -> None:
+    """Every candidate is text that is not empty: an empty answer has no tokens to score."""
+    for index, text in enumerate(candidates if isinstance(candidates, list) else ()):
+        if not isinstance(text, str) or not text.strip():
+            raise invalid(f"candidates.{index}: Text is required, and not empty.", f"candidates.{index}")
+
+
 def check_logit_bias(bias: Any) -> None:
     if isinstance(bias, dict) and not all(type(value) in (int, float) for value in bias.values()):
         raise invalid("logit_bias: Every value must be a number.", "logit_bias")
@@ -296,6 +303,7 @@ def check_documents(documents: Any) -> None:
 CHECKS: dict[str, Callable[[Any], None]] = {
     "messages": check_messages,
     "prompt": check_prompt,
+    "candidates": check_candidates,
     "logit_bias": check_logit_bias,
     "chat_template_kwargs": check_template_arguments,
     "structured_outputs": check_constraint,

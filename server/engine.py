@@ -8,10 +8,11 @@ deltas.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from contextlib import aclosing, suppress
 from copy import copy
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from vllm.engine.protocol import EngineClient
@@ -25,15 +26,15 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
-from decoders.method import Chunk, Circumstances, Job, SequenceMethod
-from decoders.report import Report
+from decoders.method import ChoosingMethod, Chunk, Circumstances, Job, SequenceMethod
 from server.call import Call
 from server.chunks import core_output
-from server.metrics import METRICS
+from server.metrics import METRICS, count_candidates
 from server.requests import CALL
-from server.speculation import Acceptance
+from server.tally import Tally
 
 logger = logging.getLogger("decant.server")
+T = TypeVar("T")
 
 
 def _require_text(output: RequestOutput) -> None:
@@ -41,37 +42,6 @@ def _require_text(output: RequestOutput) -> None:
     if any(choice.finish_reason == "error" for choice in output.outputs):
         logger.warning("request %s: nothing was left by its grammar", output.request_id)
         raise VLLMValidationError("The grammar or schema accepts no text.", parameter="structured_outputs")
-
-
-class Tally:
-    """Counts the tokens one engine decodes for one request, and books them once, when it has ended."""
-
-    def __init__(self, method: str, engine: str | None, report: Report, speculative: str | None) -> None:
-        self.method = method
-        self.engine = engine
-        self.speculative = speculative  # how the engine drafts
-        self.acceptance = Acceptance()
-        self.report = report
-        self.tokens = 0
-        if engine is not None:
-            report.layer("sequence")["engine"] = engine
-
-    def add(self, output: RequestOutput) -> None:
-        for choice in output.outputs:
-            self.tokens += len(choice.token_ids)
-            if choice.spec_decode_metrics is not None:
-                self.acceptance.add(choice.spec_decode_metrics)
-                choice.spec_decode_metrics = None  # vLLM would add it to every answer, asked for or not
-        if output.finished:  # the report is read before the generator is closed
-            self.settle()
-
-    def settle(self) -> None:
-        if self.engine is not None and self.tokens:
-            METRICS.tokens.labels(self.method, self.engine).inc(self.tokens)
-            self.report.add_tokens(self.engine, self.tokens)
-            if self.speculative is not None and self.acceptance.choices:
-                self.acceptance.settle(self.engine, self.speculative, self.tokens, self.report)
-            self.tokens = 0
 
 
 class DecodingEngine(EngineClient):
@@ -97,6 +67,7 @@ class DecodingEngine(EngineClient):
         self.output_processor = OutputProcessor(self.renderer.tokenizer, log_stats=False)
         self.active: Counter[str] = Counter()  # two requests may carry the same id
         self.closed = False
+        self._aside: set[asyncio.Task[Any]] = set()
 
     # ---- generation ------------------------------------------------------------------------------------
 
@@ -112,10 +83,12 @@ class DecodingEngine(EngineClient):
         method = call.decoding.sequence_method().resolve(
             Circumstances(self.deployment, self.active.total(), length, sampling_params), call.report
         )
-        prompt, reported = self._prepare(call, prompt, sampling_params)
         name = method.direct(self.deployment)
-        self._check_priority(options.get("priority", 0), name or self.deployment.default)
-        self._check_speculation(sampling_params, name)
+        prompt, reported = self._prepare(call, prompt, sampling_params, name is not None)
+        # One engine samples all candidates of a method that chooses.
+        home = method.engines(self.deployment)[0] if isinstance(method, ChoosingMethod) else name
+        self.check_priority(options.get("priority", 0), home or self.deployment.default)
+        self._check_speculation(sampling_params, home)
         tally = Tally(method.method, name, call.report, self._speculative(name))
         outcome = None
         if reported is not None and name is not None:
@@ -125,7 +98,7 @@ class DecodingEngine(EngineClient):
         if name is not None:
             source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
         else:
-            source = self._run(method, call.report, prompt, sampling_params, request_id, options)
+            source = self._run(method, call, prompt, sampling_params, request_id, options)
         self.active[request_id] += 1
         constrained = sampling_params.structured_outputs is not None
         try:
@@ -143,17 +116,38 @@ class DecodingEngine(EngineClient):
             tally.settle()
             self.active -= Counter([request_id])
 
+    async def aside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work on the engines that gives no tokens; `abort_all` ends it, with the error of a closed
+        server.
+        """
+        if self.closed:
+            work.close()
+            raise QueueOverflowError()
+        task = asyncio.ensure_future(work)
+        self._aside.add(task)
+        try:
+            await asyncio.wait((task,))
+            if task.cancelled():
+                raise QueueOverflowError()
+            return task.result()
+        finally:
+            self._aside.discard(task)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     def _take_call(self, params: SamplingParams) -> Call:
         extra = dict(params.extra_args or {})
         call = extra.pop(CALL, None)
         params.extra_args = extra or None
         return call if isinstance(call, Call) else Call.plain()
 
-    def _prepare(self, call: Call, prompt: Any, params: SamplingParams) -> tuple[Any, str | None]:
+    def _prepare(
+        self, call: Call, prompt: Any, params: SamplingParams, direct: bool
+    ) -> tuple[Any, str | None]:
         """Hand the engine's halves of the methods their arguments.
 
         Returns the prompt, salted where cached blocks must not be shared with other requests, and the key
-        under which the worker keeps what it did for the report.
+        under which the worker keeps what it did for the report of a request that one engine runs directly.
         """
         methods = call.decoding.engine_methods()
         if not methods:
@@ -161,7 +155,8 @@ class DecodingEngine(EngineClient):
         extra = dict(params.extra_args or {})
         for method in methods:
             extra |= method.engine_arguments()
-        key = uuid4().hex if call.decoding.report and call.decoding.logits is not None else None
+        reported = direct and call.decoding.report and call.decoding.logits is not None
+        key = uuid4().hex if reported else None
         if key is not None:
             extra[REPORT] = key
         params.extra_args = extra
@@ -180,7 +175,7 @@ class DecodingEngine(EngineClient):
                 parameter="prompt",
             )
 
-    def _check_priority(self, priority: int, name: str) -> None:
+    def check_priority(self, priority: int, name: str) -> None:
         if priority and self.engines[name].vllm_config.scheduler_config.policy != "priority":
             raise VLLMValidationError(
                 "priority must be 0: this engine schedules first come, first served.",
@@ -204,12 +199,13 @@ class DecodingEngine(EngineClient):
     async def _run(
         self,
         method: SequenceMethod,
-        report: Report,
+        call: Call,
         prompt: Any,
         params: SamplingParams,
         request_id: str,
         options: dict[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
+        report = call.report
         if not isinstance(prompt, dict) or prompt.get("type") != "token":
             raise VLLMValidationError(f"Method '{method.method}' takes text or token prompts only.")
         if options.get("lora_request") is not None:
@@ -223,6 +219,7 @@ class DecodingEngine(EngineClient):
         queue = RequestOutputCollector(params.output_kind, request.request_id)
         parent = ParentRequest(request) if params.n > 1 else None
         tasks: list[asyncio.Task[None]] = []
+        jobs: list[Job] = []
         try:
             for index in range(params.n):
                 child = copy(request)
@@ -238,8 +235,10 @@ class DecodingEngine(EngineClient):
                     index=index,
                     cache_salt=prompt.get("cache_salt"),
                     priority=priority,
+                    phrasing=call.phrasing,
                 )
-                tasks.append(asyncio.create_task(self._pump(method, job, queue)))
+                jobs.append(job)
+            tasks += self._start(method, jobs, request.request_id, queue)
             finished = False
             while not finished:
                 output = queue.get_nowait() or await queue.get()
@@ -254,6 +253,15 @@ class DecodingEngine(EngineClient):
             METRICS.recomputed.labels(method.method).inc(layer.get("recomputed_tokens", 0))
             self.output_processor.abort_requests([request.request_id], internal=True)
             queue.close()
+
+    def _start(
+        self, method: SequenceMethod, jobs: list[Job], id: str, queue: RequestOutputCollector
+    ) -> list[asyncio.Task[None]]:
+        """The tasks that feed all choices: one a choice, or a single one of a method that chooses."""
+        if isinstance(method, ChoosingMethod):
+            whole = replace(jobs[0], id=id, choices=len(jobs))
+            return [asyncio.create_task(self._choose(method, whole, [job.id for job in jobs], queue))]
+        return [asyncio.create_task(self._pump(method, job, queue)) for job in jobs]
 
     async def _pump(self, method: SequenceMethod, job: Job, queue: RequestOutputCollector) -> None:
         """Feed one choice's chunks to the output processor until the choice has ended."""
@@ -274,6 +282,28 @@ class DecodingEngine(EngineClient):
             queue.put(VLLMValidationError(refusal.message, parameter=refusal.param))
         except Exception as error:
             queue.put(error)
+
+    async def _choose(
+        self, method: ChoosingMethod, job: Job, children: list[str], queue: RequestOutputCollector
+    ) -> None:
+        """Feed the answers that the method chooses to the output processor, one a choice."""
+        try:
+            chosen = await method.choose(job, self.engines)
+            for child, chunk in zip(children, chosen, strict=True):
+                ends_in_text = isinstance(chunk.stop_reason, str)
+                last = Chunk([], chunk.engine, None, chunk.finish_reason, chunk.stop_reason)
+                if ends_in_text:  # the processor finds the stop string itself, and cuts the text there
+                    chunk.finish_reason = chunk.stop_reason = None
+                done = self.output_processor.process_outputs([core_output(child, chunk)])
+                if ends_in_text and not done.reqs_to_abort:
+                    self.output_processor.process_outputs([core_output(child, last)])
+        except Refusal as refusal:
+            queue.put(VLLMValidationError(refusal.message, parameter=refusal.param))
+        except Exception as error:
+            queue.put(error)
+        finally:
+            made = job.report.layer("sequence").get("candidates", ())
+            count_candidates(method.method, job.report, len(made))
 
     # ---- state and shutdown ----------------------------------------------------------------------------
 
@@ -311,7 +341,9 @@ class DecodingEngine(EngineClient):
     async def abort_all(self) -> int:
         """Abort every request and take no more; the number there was."""
         self.closed = True
-        count = self.active.total()
+        count = self.active.total() + len(self._aside)
+        for task in self._aside:
+            task.cancel()
         await self.abort(list(self.active))
         return count
 

@@ -12,6 +12,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from decoders.report import Report
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 PER_STEP = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16)  # tokens
 
@@ -34,6 +36,10 @@ class Metrics:
         self.switches = self._counter("switches", "Changes of engine within answers", "method")
         self.recomputed = self._counter(
             "recomputed_tokens", "Tokens computed again because an answer changed engines", "method"
+        )
+        self.candidates = self._counter("candidates", "Candidate answers, sampled or given", "method")
+        self.candidate_tokens = self._counter(
+            "candidate_tokens", "Tokens of sampled candidates, and computed for scores", "method", "kind"
         )
         self.engine_up = self._gauge("engine_up", "1 while the engine lives", "engine")
         self.speculation_tokens_per_step = self._histogram(
@@ -73,6 +79,16 @@ class Metrics:
 
 
 METRICS = Metrics()
+
+
+def count_candidates(method: str, report: Report, candidates: int) -> None:
+    """Book a request's candidates, and what they cost by its report."""
+    layer = report.layer("sequence")
+    METRICS.candidates.labels(method).inc(candidates)
+    for kind, count in report.spent.items():
+        METRICS.candidate_tokens.labels(method, kind).inc(count)
+    for engine, count in layer.get("tokens", {}).items():
+        METRICS.tokens.labels(method, engine).inc(count)
 
 
 class EngineMetrics(Collector):

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from decoders.report import Report
 from server.disconnect import Departure
 from server.errors import ApiError
 
@@ -24,7 +23,7 @@ NO_CHOICES = '"choices":[]'
 HEADER_WAITS = 0.1  # seconds the header may wait for the first event, to leave in one write with it
 
 Events = AsyncGenerator[str, None]
-ErrorMap = Callable[[dict[str, Any]], dict[str, Any]]
+BodyMap = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Relay:
@@ -37,15 +36,15 @@ class Relay:
 
     Args:
         source: the events.
-        report: what to put on the last event, or None.
+        amend: what is done to the last event, or None.
         single: there is but one choice, so that nothing but the end follows an event with its finish_reason.
         to_error: makes OpenAI's body of a vLLM error body.
     """
 
-    def __init__(self, source: Events, report: Report | None, single: bool, to_error: ErrorMap) -> None:
+    def __init__(self, source: Events, amend: BodyMap | None, single: bool, to_error: BodyMap) -> None:
         self.source = source
-        self.report = report
-        self.holds_ends = single or report is not None
+        self.amend = amend
+        self.holds_ends = single or amend is not None
         self.to_error = to_error
         self.first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.opened: asyncio.Future[Send] = asyncio.get_running_loop().create_future()
@@ -82,8 +81,8 @@ class Relay:
                         self.first.set_result(event)
                         await self.opened
                     opening = ROLE in event
-                if event == DONE and self.held and self.report is not None:
-                    self.held[-1] = _with_report(self.held[-1], self.report)
+                if event == DONE and self.held and self.amend is not None:
+                    self.held[-1] = _amended(self.held[-1], self.amend)
                 self.held.append(self._mapped(event))
                 if not opening and event != DONE and not (self.holds_ends and _may_be_last(event)):
                     await self._write()
@@ -153,6 +152,6 @@ def _may_be_last(event: str) -> bool:
     return FINISHED in event or NO_CHOICES in event
 
 
-def _with_report(event: str, report: Report) -> str:
-    body = json.loads(event[len(DATA) :])
-    return f"{DATA}{json.dumps({**body, 'decoding': report.layers}, separators=(',', ':'))}\n\n"
+def _amended(event: str, amend: BodyMap) -> str:
+    body = amend(json.loads(event[len(DATA) :]))
+    return f"{DATA}{json.dumps(body, separators=(',', ':'))}\n\n"

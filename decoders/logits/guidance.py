@@ -16,6 +16,7 @@ class Guidance:
     """One request's guidance, with guides by name.
 
     weights: of a weighted sum, base + sum_k w_k guide_k. experts, small, grid: of dynamic fusion, instead.
+    alone: the guide whose own distribution it is, instead of anything made of the base's.
     alpha: plausibility mask. gate: entropy in bits that base must exceed; None opens always. logprobs: whose
     are reported.
     """
@@ -24,6 +25,7 @@ class Guidance:
     experts: Sequence[str] = ()
     small: str | None = None
     grid: Sequence[float] = ()
+    alone: str | None = None
     alpha: float = 0.0
     gate: float | None = None
     logprobs: Literal["guided", "base"] = "guided"
@@ -31,7 +33,7 @@ class Guidance:
     def guides(self) -> tuple[str, ...]:
         """The guides that must run for this request, sorted; those of weight zero need not."""
         used = {name for name, weight in self.weights.items() if weight != 0} | set(self.experts)
-        return tuple(sorted(used | ({self.small} if self.small is not None else set())))
+        return tuple(sorted(used | {name for name in (self.small, self.alone) if name is not None}))
 
     def does_nothing(self) -> bool:
         return not self.guides() and self.alpha == 0

@@ -25,6 +25,12 @@ def named_once(names: list[str]) -> list[str]:
     return names
 
 
+def guides_salt(guidance: Guidance) -> str | None:
+    """What keeps cached blocks apart: a guide's keys and values are computed only in steps that use it."""
+    used = guidance.guides()
+    return f"decant.guides:{json.dumps(used)}" if used else None
+
+
 class GuidedMethod(LogitsMethod):
     """A next-token distribution made of the base's logits and those of guides in the same engine."""
 
@@ -65,6 +71,4 @@ class GuidedMethod(LogitsMethod):
         return {KEY: self.guidance().to_wire()}
 
     def cache_salt(self) -> str | None:
-        # A guide's keys and values are computed only in steps that hold a request that uses it.
-        used = self.guidance().guides()
-        return f"decant.guides:{json.dumps(used)}" if used else None
+        return guides_salt(self.guidance())

@@ -36,6 +36,12 @@ class _Fusion:
     gate: Tensor | None  # [n]
 
 
+@dataclass(frozen=True)
+class _Alone:
+    rows: Tensor  # [n]
+    guide: str
+
+
 def _gates(guidances: Sequence[Guidance], device: torch.device) -> Tensor | None:
     if all(one.gate is None for one in guidances):
         return None
@@ -78,7 +84,7 @@ class StepPlan:
 
     def __init__(self, rows: Mapping[int, Guidance], device: torch.device) -> None:
         self.guides = tuple(sorted({name for one in rows.values() for name in one.guides()}))
-        sums = {row: one for row, one in rows.items() if not one.experts}
+        sums = {row: one for row, one in rows.items() if not one.experts and one.alone is None}
         self._sums = [self._gather_sum(some, device) for some in _of_few_guides(sums)]
         kinds: dict[tuple[Any, ...], dict[int, Guidance]] = {}
         for row, one in rows.items():
@@ -94,6 +100,12 @@ class StepPlan:
             )
             for (experts, small, grid), some in kinds.items()
         ]
+
+        lone: dict[str, list[int]] = {}
+        for row, one in rows.items():
+            if one.alone is not None:
+                lone.setdefault(one.alone, []).append(row)
+        self._alone = [_Alone(torch.tensor(some, device=device), guide) for guide, some in lone.items()]
 
     @staticmethod
     def _gather_sum(rows: Mapping[int, Guidance], device: torch.device) -> _Sum:
@@ -128,4 +140,7 @@ class StepPlan:
                 opened = ops.entropy(logits, fusion.rows) > fusion.gate
             alpha = ops.dynamic_fusion_(logits, experts, small, grid, gate=fusion.gate, rows=fusion.rows)
             done.append((fusion.rows, opened, alpha))
+        for lone in self._alone:
+            logits[lone.rows] = guides[lone.guide][lone.rows].to(logits.dtype)
+            done.append((lone.rows, torch.ones_like(lone.rows, dtype=torch.bool), None))
         return done

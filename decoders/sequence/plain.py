@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from decoders.deployment import Deployment
-from decoders.errors import Refusal
 from decoders.method import Chunk, Job, SequenceMethod
 
 if TYPE_CHECKING:
@@ -24,11 +23,7 @@ class Plain(SequenceMethod):
     )
 
     def check_deployment(self, deployment: Deployment) -> None:
-        if self.engine is not None and self.engine not in deployment.engines:
-            names = ", ".join(deployment.engines)
-            raise Refusal(
-                f"This server has no engine of that name; it has: {names}.", "decoding.sequence.engine"
-            )
+        deployment.check_engine(self.engine)
 
     def direct(self, deployment: Deployment) -> str:
         return self.engine or deployment.default

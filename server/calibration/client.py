@@ -122,11 +122,18 @@ class Client:
             body["messages"] = [{"role": "user", "content": prompt.ask}]
         else:
             body["messages"] = prompt.ask
+        return await self.post(path, body, f"line {prompt.line}: ")
+
+    async def post(self, path: str, body: Mapping[str, Any], about: str = "") -> Reply:
+        """The reply to one request, which waits while the server is at its limit.
+
+        Raises CalibrationError, beginning with `about`, for what the server refuses.
+        """
         for _ in range(BUSY_TRIES):
             began = time.monotonic()
             response = await self._send("POST", path, json=body)
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or _code(response) != "overloaded":
-                return Reply(self._read(response, f"line {prompt.line}: "), began, time.monotonic())
+                return Reply(self._read(response, about), began, time.monotonic())
             await asyncio.sleep(float(response.headers.get("Retry-After", BUSY_SECONDS)))
         raise CalibrationError(f"the server at {self.url} stays at its limit of requests")
 

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
@@ -16,7 +16,7 @@ from server.calibration.client import Client
 from server.calibration.data import Prompt, digest, read_prompts
 from server.calibration.errors import CalibrationError
 from server.calibration.launch import running
-from server.calibration.settings import EadSettings
+from server.calibration.settings import AskingSettings, ConformalSettings, EadSettings
 from server.calibration.show import curve, sentence, table
 from server.calibration.state import State
 from server.calibration.summary import Row, Summary, choose_quality, choose_share, summarise
@@ -25,9 +25,11 @@ from server.calibration.sweep import Sweep
 USAGE = """decant calibrate METHOD [flags]
 
 methods:
-  ead   the threshold of entropy-adaptive decoding: quality against share of large-model tokens
+  ead        the threshold of entropy-adaptive decoding: quality against share of large-model tokens
+  conformal  the thresholds of answer sets that hold an acceptable answer, with a guarantee
 
 'decant calibrate METHOD --help' explains every flag."""
+Settings = TypeVar("Settings", bound=AskingSettings)
 INTERRUPTED: Final = 130
 TERMINATED: Final = 128 + signal.SIGTERM
 
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    commands = {"ead": ead}
+    commands = {"ead": ead, "conformal": conformal}
     if command not in commands:
         return _fail(f"calibrate: no such method; there are: {', '.join(commands)}", 2)
     return commands[command](rest)
@@ -46,15 +48,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def ead(arguments: Sequence[str]) -> int:
     """`decant calibrate ead`."""
-    try:
-        options = CliApp.run(EadSettings, cli_args=list(arguments))
-    except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            _fail(f"{where + ': ' if where else ''}{problem['msg']}", 2)
-        return 2
-    except SettingsError as error:
-        return _fail(" ".join(str(error).split()), 2)
+    options = _options(EadSettings, arguments)
+    if isinstance(options, int):
+        return options
     try:
         if options.plot is not None:
             plot.require()
@@ -65,6 +61,34 @@ def ead(arguments: Sequence[str]) -> int:
             return _calibrate(options, prompts, state)
     except CalibrationError as error:
         return _fail(str(error), 1)
+
+
+def conformal(arguments: Sequence[str]) -> int:
+    """`decant calibrate conformal`."""
+    from server.calibration.conformal_command import run
+
+    options = _options(ConformalSettings, arguments)
+    if isinstance(options, int):
+        return options
+    try:
+        return run(options)
+    except CalibrationError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("stopped", INTERRUPTED)
+
+
+def _options(kind: type[Settings], arguments: Sequence[str]) -> Settings | int:
+    """The settings that the flags give, or the exit status of wrong ones."""
+    try:
+        return CliApp.run(kind, cli_args=list(arguments))
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            _fail(f"{where + ': ' if where else ''}{problem['msg']}", 2)
+        return 2
+    except SettingsError as error:
+        return _fail(" ".join(str(error).split()), 2)
 
 
 def _calibrate(options: EadSettings, prompts: Sequence[Prompt], state: State) -> int:

@@ -11,7 +11,7 @@ from server.calibration.errors import CalibrationError
 from server.calibration.show import sentence
 from server.calibration.summary import Row, Summary
 
-FIRST: Final = "# Written by decant calibrate ead"
+FIRST: Final = "# Written by decant calibrate"
 COLUMNS: Final = 100
 
 
@@ -28,7 +28,7 @@ def preset(summary: Summary, chosen: Row, name: str, models: tuple[str, str], co
     """The file's text: a comment of what was measured, and `presets`."""
     small, large = models
     facts = [
-        f"{FIRST}, {date.today().isoformat()}.",
+        f"{FIRST} ead, {date.today().isoformat()}.",
         f"Small: {small}, large: {large}; {chosen.quality.of} prompts, greedy, {concurrency} at once.",
         sentence(summary, chosen),
         f"At {chosen.switches:.2f} switches an answer it computes {chosen.recomputed:.1f} tokens again. "

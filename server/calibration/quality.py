@@ -2,14 +2,14 @@
 
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from decoders.sequence.candidates.answers import normalised
+
 Match = Literal["exact", "end"]
 Z: Final = 1.959963984540054  # of a two-sided 95% interval
-_AROUND: Final = " .,;:!?\"'`*()[]{}\u2018\u2019\u201c\u201d«»"
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,6 @@ class Proportion:
         low = 0.0 if self.hits == 0 else middle - half
         high = 1.0 if self.hits == n else middle + half
         return low, high
-
-
-def normalised(text: str) -> str:
-    """Text without what an answer may differ in: case, width, white space, punctuation around it."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.split()).strip(_AROUND)
 
 
 def is_right(text: str, accepted: Sequence[str], match: Match) -> bool:

@@ -18,10 +18,12 @@ from server.disconnect import Departure
 from server.errors import invalid, model_not_found
 from server.failures import Failures
 from server.openai import ASKED_MODEL
+from server.phrasing import phrasing_of
 from server.requests import ChatRequest, GeneratingRequest, TextRequest
 from server.routes import Shared, State
 from server.schemas import ERRORS, EVENTS
 from server.streaming import EventStream, Relay, error_of
+from server.usage import amendment, with_spent
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -56,6 +58,7 @@ async def _answer(body: GeneratingRequest, request: Request, state: State, handl
     for header in ENGINE_HEADERS.intersection(request.headers):
         raise invalid(f"The header '{header}' is not taken here; send 'priority' in the body.")
     call = admit(body, state.presets, state.engine.deployment, state.settings.limits)
+    call.phrasing = phrasing_of(body, request, state.handlers.renderer)
     ASKED_MODEL.set(body.model)
     failures = state.failures(request)
     departure = Departure(request.receive, request.scope["path"])
@@ -78,7 +81,6 @@ async def _generate(
     failures: Failures,
     departure: Departure,
 ) -> Response:
-    report = call.report if call.decoding.report else None
     accepted = asyncio.Event()
     ACCEPTED.set(accepted)
     async with AsyncExitStack() as held:
@@ -88,15 +90,17 @@ async def _generate(
             raise failures.from_vllm(result)
         if body.stream:
             single = body.n in (None, 1) and not _several(body)
-            relay = Relay(result, report, single, lambda error: failures.from_body(error).body())
+            relay = Relay(result, amendment(call), single, lambda error: failures.from_body(error).body())
             try:
                 await _require_begun(body, relay, accepted, failures)
             except BaseException:
                 await relay.close()
                 raise
             return EventStream(relay, held.pop_all(), departure)
-        if report is not None:
-            result.decoding = report.layers
+        if call.decoding.report:
+            result.decoding = call.report.layers
+        if call.report.spent:
+            result.usage = type(result.usage)(**with_spent(result.usage.model_dump(), call.report))
         return Response(result.model_dump_json(), media_type="application/json")
 
 

@@ -55,7 +55,8 @@ class Client:
 
 
 def relay(source: AsyncGenerator[str, None], report: Report | None = None) -> Relay:
-    return Relay(source, report, True, lambda body: {"mapped": body["error"]["code"]})
+    amend = None if report is None else lambda body: {**body, "decoding": report.layers}
+    return Relay(source, amend, True, lambda body: {"mapped": body["error"]["code"]})
 
 
 async def relayed(report: Report | None, *items: str) -> list[str]:

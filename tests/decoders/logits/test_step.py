@@ -144,3 +144,14 @@ def test_a_batch_may_use_more_guides_than_one_request() -> None:
     guides = {name: torch.full((20, 4), float(i)) for i, name in enumerate(names)}
     StepPlan({i: Guidance(weights={name: 1.0}) for i, name in enumerate(names)}, CPU).apply(logits, guides)
     assert logits[:, 0].tolist() == [float(i) for i in range(20)]
+
+
+def test_a_guide_alone_takes_the_bases_place_in_its_rows() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], KEEP, [0.0, 0.0, 0.0, 1.0], [0.5] * 4])
+    a = torch.tensor([[float(row), -1.0, 7.0, -INF] for row in range(4)])
+    rows = {2: Guidance(alone="a"), 0: Guidance(alone="b"), 3: Guidance(weights={"a": 1.0})}
+    assert rows[2].guides() == ("a",)
+    assert not rows[2].does_nothing()
+    done = applied(rows, logits, a=a, b=a + 1)
+    assert logits.tolist() == [[1.0, 0.0, 8.0, -INF], KEEP, [2.0, -1.0, 7.0, -INF], [3.5, -0.5, 7.5, -INF]]
+    assert sorted(row for at, opened, _ in done for row in at[opened].tolist()) == [0, 2, 3]

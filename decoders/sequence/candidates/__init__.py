@@ -1,0 +1,1 @@
+"""Several candidate answers to one question: made, told apart, scored, and chosen among."""
