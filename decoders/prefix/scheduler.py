@@ -10,7 +10,6 @@ import logging
 from typing import Any
 
 from vllm.utils.hashing import get_hash_fn_by_name
-from vllm.utils.math_utils import cdiv
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.kv_cache_utils import (
@@ -60,7 +59,7 @@ class TailReuse(Scheduler):
         def key(parent: Parent, tokens: tuple[int, ...]) -> bytes:
             before, extra = parent
             return hash_block_tokens(
-                hash_function, BlockHash(before) if before is not None else None, tokens, extra
+                hash_function, BlockHash(before) if before is not None else None, tokens, ("tail", extra)
             )
 
         pool = self.kv_cache_manager.block_pool
@@ -92,23 +91,18 @@ class TailReuse(Scheduler):
         blocks, length, boundary, diverged = super()._get_local_prefix_cache_hit(request)
         if self._tails is None or not self.kv_cache_manager.prefix_cache_lookup_enabled(request):
             return blocks, length, boundary, diverged
-        held = list(blocks.blocks[0]) if length else []
-        if self._has_tail(request):
-            found = self._longest_tail(self._tails, request, length)
+        # The last token is always computed, for its logits.
+        limit = limit_of(request.sampling_params.extra_args) if request.sampling_params else None
+        end = request.num_tokens - 1 if limit is None else min(limit, request.num_tokens - 1)
+        length = min(length, end // self.block_size * self.block_size)
+        held = list(blocks.blocks[0][: length // self.block_size]) if length else []
+        following = request.all_token_ids[length : min(length + self.block_size, end)]
+        if following and self._has_tail(request):
+            found = self._tails.longest(self._tail_parent(request, length), following)
             if found is not None:
                 held.append(found[0])
                 length += found[1]
-        limit = limit_of(request.sampling_params.extra_args) if request.sampling_params else None
-        if limit is not None and length > limit:
-            length = limit
-            del held[cdiv(limit, self.block_size) :]
         return self.kv_cache_manager.create_kv_cache_blocks((held,)), length, boundary, diverged
-
-    def _longest_tail(self, tails: Tails, request: Request, start: int) -> tuple[KVCacheBlock, int] | None:
-        # The last token is always computed, for its logits.
-        end = min(start + self.block_size, request.num_tokens) - 1
-        following = request.all_token_ids[start:end]
-        return tails.longest(self._tail_parent(request, start), following) if following else None
 
     def _free_request_blocks(self, request: Request) -> None:
         if self._tails is not None and self._has_tail(request):
@@ -123,11 +117,11 @@ class TailReuse(Scheduler):
         index, filled = divmod(computed, self.block_size)
         if not held or len(held[0]) < index + bool(filled) or len(request.block_hashes) < index:
             return
-        prompt = request.num_prompt_tokens // self.block_size
+        prompt = (request.num_prompt_tokens - 1) // self.block_size
         if prompt < index:
             start = prompt * self.block_size
             tokens = request.all_token_ids[start : start + self.block_size]
-            tails.know(self._tail_parent(request, start), tokens, request.block_hashes[prompt])
+            tails.add(self._tail_parent(request, start), tokens, held[0][prompt])
         if filled:
             start = index * self.block_size
             tokens = request.all_token_ids[start:computed]

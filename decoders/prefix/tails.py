@@ -31,7 +31,8 @@ class Tails:
 
     Args:
         blocks: the pool.
-        key: hash of (parent, tokens), never that of a full block.
+        key: hash of (parent, tokens), never one that the pool uses for a full block: such a block is in the
+            pool's table before it is computed.
         capacity: parents remembered, the last used ones.
         siblings: blocks remembered of one parent, the last ones.
     """
@@ -49,15 +50,10 @@ class Tails:
         return sum(map(len, self._known.values()))
 
     def add(self, parent: Parent, tokens: Sequence[int], block: Any) -> None:
-        """Remember `block`, which holds `tokens` (at least one, fewer than it has room for)."""
+        """Remember `block`, in which the keys and values of `tokens` (at least one) have been written."""
         tail = tuple(tokens)
         key = self._key(parent, tail)
         self._blocks.insert(key, block, len(tail))
-        self.know(parent, tail, key)
-
-    def know(self, parent: Parent, tokens: Sequence[int], key: bytes) -> None:
-        """Remember the block that the pool has under `key`."""
-        tail = tuple(tokens)
         known = self._known.setdefault(parent, {})
         known.pop(tail, None)
         known[tail] = key

@@ -1,10 +1,10 @@
 """Exact log-probabilities of candidate answers on one prompt, which is computed once.
 
-A request on the prompt alone gives the first tokens' scores and leaves the prompt in the prefix cache. The
-other tokens' come from prompt log-probabilities of prompt + candidate, read from the cache as far as the
-prompt
-reaches: vLLM leaves the rows of cached positions uninitialised, so a request that found more than the prompt
-there is asked again without the cache.
+A request on the prompt alone gives the first tokens' scores and leaves the prompt in the prefix cache, to its
+last token (`decoders/prefix`). The other tokens' come from prompt log-probabilities of prompt + candidate,
+read from the cache as far as the prompt reaches and no further: vLLM leaves the rows of cached positions
+uninitialised. A request that found more there all the same, as under another scheduler it may, is asked again
+without the cache.
 """
 
 import math
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from decoders.logits.guidance import Guidance
+from decoders.prefix.limit import limit_arguments
 from decoders.sequence.candidates.together import together
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ class _Scorer:
         if len(candidate) == 1:
             return []
         tokens = [*self.prompt, *candidate]
-        output = await self._ask(tokens, self._params(prompt_logprobs=0, skip_reading_prefix_cache=False))
+        found_prompt = self._params(prompt_logprobs=0, skip_reading_prefix_cache=False)
+        found_prompt.extra_args = {**(self.extra_args or {}), **limit_arguments(len(self.prompt))}
+        output = await self._ask(tokens, found_prompt)
         rows = self._rows(output, candidate)
         if rows is None or (output.num_cached_tokens or 0) > len(self.prompt):
             output = await self._ask(tokens, self._params(prompt_logprobs=0, skip_reading_prefix_cache=True))

@@ -122,6 +122,33 @@ async def test_answers_are_those_of_a_cold_cache(engine: DecodingEngine, length:
         assert logprobs(output) == pytest.approx(logprobs(expected), abs=1e-5)
 
 
+async def test_what_is_being_computed_is_not_copied(engine: DecodingEngine) -> None:
+    """vLLM's table has a full block in the step that computes it: only older ones are copied."""
+    one = base(engine)
+    start, rest = some(BLOCK - 1), some(10)
+    prompts = [[*start, *rest[:count]] for count in (10, 8, 6, 4)]
+    options = {"prompt_logprobs": 0, "skip_reading_prefix_cache": False}
+    cold = [await ask(one, prompt, "cold", prompt_logprobs=0) for prompt in prompts]
+    for _ in range(3):
+        await one.reset_prefix_cache()
+        await ask(one, start, "start", 1)
+        warm = await asyncio.gather(
+            *(
+                ask(one, prompt, f"w{i}", extra_args=limit_arguments(BLOCK - 1), **options)
+                for i, prompt in enumerate(prompts)
+            )
+        )
+        for prompt, expected, output in zip(prompts, cold, warm, strict=True):
+            assert output.num_cached_tokens == BLOCK - 1
+            assert expected.prompt_logprobs is not None
+            assert output.prompt_logprobs is not None
+            for position in range(BLOCK, len(prompt)):
+                wanted, found = (
+                    o.prompt_logprobs[position][prompt[position]].logprob for o in (expected, output)
+                )
+                assert found == pytest.approx(wanted, abs=1e-5)
+
+
 async def test_requests_with_another_salt_share_nothing(engine: DecodingEngine) -> None:
     one = base(engine)
     for prompt in (some(9), some(BLOCK + 9)):
@@ -145,6 +172,7 @@ async def test_a_hit_may_be_limited_and_prompt_logprobs_hold_from_there(
     one = base(engine)
     prompt = some(2 * BLOCK + 5)
     full = await ask(one, prompt, "a", prompt_logprobs=0)
+    await ask(one, prompt[:length], "prefix", 1)
     for _ in range(2):
         limited = await ask(
             one,

@@ -60,14 +60,6 @@ def test_blocks_given_away_are_not_found_and_their_entries_go() -> None:
     assert len(index) == 0
 
 
-def test_full_blocks_are_known_by_the_pools_own_key() -> None:
-    pool = Pool()
-    pool.insert(b"full", "block", 4)
-    index = tails(pool)
-    index.know(A, [1, 2, 3, 4], b"full")
-    assert index.longest(A, [1, 2, 9]) == ("block", 2)
-
-
 def test_it_is_bounded_and_keeps_what_was_used_last() -> None:
     pool = Pool()
     index = tails(pool, capacity=2, siblings=2)

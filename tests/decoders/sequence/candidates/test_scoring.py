@@ -54,8 +54,24 @@ async def test_cold_warm_and_with_the_candidates_cached(
     for _ in range(3):
         found = await scored(engine, prompt, candidates)
         require(found, reference, prompt, candidates)
-    assert found.cached == (length - 1) // BLOCK * BLOCK
-    assert found.computed >= sum(map(len, candidates[:2]))
+    assert found.cached == length - 1
+    # The prompt's last token, and the candidates that have a token behind their first.
+    assert found.computed == 1 + sum(len(one) for one in candidates if len(one) > 1)
+
+
+@pytest.mark.parametrize("length", [500, 16 * BLOCK])
+async def test_the_prompt_is_computed_once_to_the_token(
+    engine: DecodingEngine, reference: Reference, words: list[int], length: int
+) -> None:
+    prompt = (words * 3)[:length]
+    candidates = [words[i : i + 10] for i in range(30, 70, 5)]
+    await engine.reset_prefix_cache()
+    cold = await scored(engine, prompt, candidates)
+    require(cold, reference, prompt, candidates)
+    assert (cold.computed, cold.cached) == (length + 80, 0)
+    warm = await scored(engine, prompt, candidates)
+    require(warm, reference, prompt, candidates)
+    assert (warm.computed, warm.cached) == (1 + 80, length - 1)
 
 
 async def test_many_at_once(engine: DecodingEngine, reference: Reference, words: list[int]) -> None:
