@@ -72,6 +72,7 @@ def plan_engines(settings: ServeSettings) -> list[Plan]:
             arguments = _speculative(name, engine, arguments)
         if len(table) > 1 and engine.switching and obstacle(arguments) is None:
             arguments = switching_arguments(arguments)
+        arguments.setdefault("scheduler_cls", SCHEDULER)
         plans.append(Plan(name, engine, path, arguments))
     _require_one_vocabulary(plans, settings.default_engine_name())
     _require_memory(plans)
@@ -103,7 +104,6 @@ def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "max_logprobs": max(settings.limits.logprobs, 2 * settings.limits.n),  # a beam needs two a width
         "enable_prefix_caching": True,
-        "scheduler_cls": SCHEDULER,
         "use_tqdm_on_load": settings.vllm_log_level in ("debug", "info"),
     }
     if current_platform.is_cpu():

@@ -1,7 +1,7 @@
 """What switching gains and what a switch costs, between random models, one ten times the size of the other.
 
     .venv/bin/python -m deploy.studies.ead_speed [--pair 10-100|25-220] [--dtype D] [--dwell N]
-                                                    [--rounds N] [--threads N] [--eager] [--out FILE.md]
+        [--rounds N] [--seconds S] [--threads N] [--concurrency N ...] [--eager] [--out FILE.md]
 
 Starts `decant serve` with both models and asks it over HTTP: the large model alone, the small one alone, and
 entropy-adaptive decoding (window 5, the paper's timing) at a threshold that gives about 30% of the tokens to
@@ -79,7 +79,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        return statistics.median(self.rates)
+        return statistics.fmean(self.rates)
 
     @property
     def share(self) -> float:
@@ -162,7 +162,7 @@ class Client:
         low, high = 0.0, 13.0
         for _ in range(12):
             middle, found = (low + high) / 2, Load()
-            for done in await asyncio.gather(*(self.ask(self.ead(middle), self.prompt()) for _ in range(32))):
+            for done in await asyncio.gather(*(self.ask(self.ead(middle), self.prompt()) for _ in range(48))):
                 found.tokens.update(done["tokens"])
             print(f"threshold {middle:.3f}: {found.share:.2f} by the large model", flush=True)
             if abs(found.share - SHARE) < 0.01:
@@ -188,7 +188,7 @@ class Client:
         return statistics.median(differences)
 
 
-async def study(url: str, rounds: int, dwell: int, seconds: float) -> list[str]:
+async def study(url: str, rounds: int, dwell: int, seconds: float, concurrencies: list[int]) -> list[str]:
     client = Client(url, dwell)
     bits = await client.threshold()
     settings = {
@@ -201,14 +201,15 @@ async def study(url: str, rounds: int, dwell: int, seconds: float) -> list[str]:
         "| tokens between switches | tokens computed again a switch |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for concurrency in (1, 8):
+    sentence = ""
+    for concurrency in concurrencies:
         loads = {name: Load() for name in settings}
         for turn in range(rounds):
             for name in sorted(settings, reverse=turn % 2 == 1):
                 await client.load(loads[name], settings[name], concurrency, seconds, ramp=4.0)
         rate = {name: load.rate for name, load in loads.items()}
         mixed = loads["ead"]
-        ratio = statistics.median(a / b for a, b in zip(mixed.rates, loads["large"].rates, strict=True))
+        ratio = mixed.rate / loads["large"].rate
         lines.append(
             f"| {concurrency} | {rate['large']:.1f} | {rate['small']:.1f} | {rate['ead']:.1f} | {ratio:.2f} "
             f"| {mixed.share:.0%} | {mixed.tokens.total() / mixed.switches:.1f} "
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each watched window")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each engine")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--eager", action="store_true", help="without torch.compile, vLLM's default")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -272,7 +274,9 @@ def main() -> None:
                 except httpx.HTTPError:
                     pass
                 time.sleep(0.5)
-            lines = asyncio.run(study(url, options.rounds, options.dwell, options.seconds))
+            lines = asyncio.run(
+                study(url, options.rounds, options.dwell, options.seconds, options.concurrency)
+            )
         finally:
             server.terminate()
             server.wait(60)
