@@ -29,6 +29,8 @@ from server.config import ServeSettings  # noqa: E402
 from server.engines import create, plan_engines  # noqa: E402
 from server.metrics import EngineMetrics  # noqa: E402
 
+ARGUMENTS = {"max_model_len": 1024, "block_size": 32, "dtype": "float32", "enforce_eager": True}
+
 
 async def plainly(
     engine: Engine, prompt: list[int], candidates: list[list[int]], name: str
@@ -58,7 +60,7 @@ async def plainly(
 
 
 async def study(name: str, path: str, options: argparse.Namespace) -> str:
-    settings = ServeSettings(model=path, engine_args={"max_model_len": 1024, "block_size": 32})
+    settings = ServeSettings(model=path, engine_args=ARGUMENTS)
     engine = create(plan_engines(settings)[0], EngineMetrics())
     draw = random.Random(7)
     times: dict[str, list[float]] = {"shared": [], "plain": []}
