@@ -7,6 +7,7 @@ it, once a hit ends there. So all that is added is to remember the last block of
 """
 
 import logging
+from collections import OrderedDict
 from typing import Any
 
 from vllm.utils.hashing import get_hash_fn_by_name
@@ -30,17 +31,38 @@ logger = logging.getLogger("decant.prefix")
 
 
 class PooledBlocks:
-    """vLLM's block pool, which forgets a block's keys when it gives the block to another request."""
+    """vLLM's block pool, which forgets a block's keys when it gives the block to another request.
+
+    Partly filled blocks may be a share of the pool at most: beyond it the oldest is the next that the pool
+    gives away, since it holds less than a full one.
+    """
 
     def __init__(self, pool: BlockPool) -> None:
         self._pool = pool
+        self._partial: OrderedDict[bytes, None] = OrderedDict()
+        self._most = max(16, pool.num_gpu_blocks // 8)
 
     def insert(self, key: bytes, block: KVCacheBlock, tokens: int) -> None:
+        if block.block_hash is None:
+            self._partial[key] = None
+        if len(self._partial) > self._most:
+            self._give_up(self._partial.popitem(last=False)[0])
         self._pool._insert_block_hash(make_block_hash_with_group_id(BlockHash(key), 0), block, tokens)
+
+    def _give_up(self, key: bytes) -> None:
+        block = self.find(key)
+        if block is not None and block.ref_cnt == 0:
+            self._pool._maybe_evict_cached_block(block)
+            self._pool.free_block_queue.remove(block)
+            self._pool.free_block_queue.prepend_n([block])
 
     def find(self, key: bytes) -> KVCacheBlock | None:
         found = self._pool.get_cached_block(BlockHash(key), [0])
         return found[0] if found else None
+
+
+def _limit(request: Request) -> int | None:
+    return limit_of(request.sampling_params.extra_args) if request.sampling_params else None
 
 
 class TailReuse(Scheduler):
@@ -92,7 +114,7 @@ class TailReuse(Scheduler):
         if self._tails is None or not self.kv_cache_manager.prefix_cache_lookup_enabled(request):
             return blocks, length, boundary, diverged
         # The last token is always computed, for its logits.
-        limit = limit_of(request.sampling_params.extra_args) if request.sampling_params else None
+        limit = _limit(request)
         end = request.num_tokens - 1 if limit is None else min(limit, request.num_tokens - 1)
         length = min(length, end // self.block_size * self.block_size)
         held = list(blocks.blocks[0][: length // self.block_size]) if length else []
@@ -105,7 +127,8 @@ class TailReuse(Scheduler):
         return self.kv_cache_manager.create_kv_cache_blocks((held,)), length, boundary, diverged
 
     def _free_request_blocks(self, request: Request) -> None:
-        if self._tails is not None and self._has_tail(request):
+        # Nobody continues a prompt that was only to be scored: its blocks would push useful ones out.
+        if self._tails is not None and self._has_tail(request) and _limit(request) is None:
             self._remember(self._tails, request)
         super()._free_request_blocks(request)
 

@@ -38,7 +38,7 @@ class Tails:
     """
 
     def __init__(
-        self, blocks: Blocks, key: Callable[[Parent, Tokens], bytes], capacity: int, siblings: int = 16
+        self, blocks: Blocks, key: Callable[[Parent, Tokens], bytes], capacity: int, siblings: int = 128
     ) -> None:
         self._blocks = blocks
         self._key = key
