@@ -45,6 +45,7 @@ class PooledBlocks:
     def insert(self, key: bytes, block: KVCacheBlock, tokens: int) -> None:
         if block.block_hash is None:
             self._partial[key] = None
+            self._partial.move_to_end(key)
         if len(self._partial) > self._most:
             self._give_up(self._partial.popitem(last=False)[0])
         self._pool._insert_block_hash(make_block_hash_with_group_id(BlockHash(key), 0), block, tokens)
