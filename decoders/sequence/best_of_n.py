@@ -3,14 +3,11 @@
 import math
 from typing import Literal
 
-from pydantic import Field
-
-from decoders.deployment import Deployment
-from decoders.sequence.candidates.choosing import Candidate, CandidateMethod, Desk
-from decoders.sequence.candidates.rewards import Reward
+from decoders.sequence.candidates.choosing import Candidate, Desk
+from decoders.sequence.candidates.rewarded import RewardedMethod
 
 
-class BestOfN(CandidateMethod):
+class BestOfN(RewardedMethod):
     """Best of n: samples answers and returns the one with the highest reward.
 
     The report holds the bound log n - (n-1)/n on the KL divergence (nats) from the model's own distribution
@@ -19,14 +16,6 @@ class BestOfN(CandidateMethod):
 
     paper = "https://arxiv.org/abs/2009.01325"
     method: Literal["best_of_n"]
-    reward: Reward = Field(description="What an answer is worth: of a guide, of the model, or its verdict.")
-
-    def check_deployment(self, deployment: Deployment) -> None:
-        super().check_deployment(deployment)
-        self.reward.check(deployment, self.engines(deployment)[0])
-
-    def asks_in_other_words(self) -> bool:
-        return self.reward.type == "verdict"
 
     async def rank(self, pool: list[Candidate], desk: Desk) -> list[int]:
         n = self.candidates

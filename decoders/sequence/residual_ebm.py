@@ -6,12 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from decoders.deployment import Deployment
-from decoders.sequence.candidates.choosing import Candidate, CandidateMethod, Desk
-from decoders.sequence.candidates.rewards import Reward
+from decoders.sequence.candidates.choosing import Candidate, Desk
+from decoders.sequence.candidates.rewarded import RewardedMethod
 
 
-class ResidualEbm(CandidateMethod):
+class ResidualEbm(RewardedMethod):
     """Residual energy-based model: one of n samples, drawn with weights exp(-E), E = -reward / temperature.
 
     By self-normalised importance sampling the answer's distribution goes with growing n to P_LM(y|x)
@@ -21,17 +20,9 @@ class ResidualEbm(CandidateMethod):
 
     paper = "https://arxiv.org/abs/2004.11714"
     method: Literal["residual_ebm"]
-    reward: Reward = Field(description="What an answer is worth: of a guide, of the model, or its verdict.")
     energy_temperature: float = Field(
         default=1.0, gt=0, le=1e6, description="T of E = -reward / T: the lower, the more the reward decides."
     )
-
-    def check_deployment(self, deployment: Deployment) -> None:
-        super().check_deployment(deployment)
-        self.reward.check(deployment, self.engines(deployment)[0])
-
-    def asks_in_other_words(self) -> bool:
-        return self.reward.type == "verdict"
 
     async def rank(self, pool: list[Candidate], desk: Desk) -> list[int]:
         rewards = await self.reward.of(pool, desk, self.method)

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -20,12 +21,12 @@ def normalised(text: str) -> str:
     return " ".join(folded.split()).strip(_AROUND)
 
 
-class _Extract(BaseModel):
+class _Extract(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @abstractmethod
     def answer(self, text: str) -> str | None:
         """The answer that `text` gives, None if it gives none."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raise Refusal for an extraction that cannot work."""

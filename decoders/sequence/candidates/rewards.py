@@ -2,6 +2,7 @@
 verdict.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,15 +19,15 @@ from decoders.sequence.candidates.phrasing import Templates, phrasing_of
 WHERE: Final = "decoding.sequence.reward"
 
 
-class _Reward(BaseModel):
+class _Reward(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def check(self, deployment: Deployment, engine: str) -> None:
         """Raise Refusal for what `engine` does not have."""
 
+    @abstractmethod
     async def of(self, pool: list[Candidate], desk: Desk, method: str) -> list[float]:
         """The reward of each candidate, in nats; of its likeliest sample where it has several."""
-        raise NotImplementedError
 
 
 class GuideReward(_Reward):
