@@ -64,7 +64,8 @@ class EngineSettings(BaseModel):
         description="Guide models by name; each must share the engine model's tokenizer.",
     )
     cache_methods: list[str] = Field(
-        default_factory=list, description="KV-cache methods to install in this engine, e.g. kvmerger."
+        default_factory=list,
+        description="KV-cache methods that requests to this engine may ask for: kvmerger, snapkv, streaming.",
     )
     switching: bool = Field(
         default=True,
@@ -273,7 +274,10 @@ class ServeSettings(BaseSettings):
         """Whether an engine gets logits processors of ours, or other hooks into vLLM's model runner."""
         table = self.engine_table().values()
         several = len(table) > 1
-        return any(e.guides or e.speculative is not None or (e.switching and several) for e in table)
+        return any(
+            e.guides or e.cache_methods or e.speculative is not None or (e.switching and several)
+            for e in table
+        )
 
     def default_engine_name(self) -> str:
         return self.default_engine or next(iter(self.engine_table()))

@@ -22,6 +22,7 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
+from decoders.cache.settings import REPORT as CACHE_REPORT
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
@@ -29,6 +30,7 @@ from decoders.method import Chunk, Circumstances, Job, SequenceMethod
 from decoders.report import Report
 from server.call import Call
 from server.chunks import core_output
+from server.compression import Measured, begin
 from server.metrics import METRICS
 from server.requests import CALL
 from server.speculation import Acceptance
@@ -121,6 +123,7 @@ class DecodingEngine(EngineClient):
         if reported is not None and name is not None:
             layer = call.report.layer("logits")
             outcome = call.outcomes.begin(sampling_params.output_kind, self.engines[name], reported, layer)
+        measured = self._compression(call, length, name, sampling_params)
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:
             source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
@@ -138,6 +141,8 @@ class DecodingEngine(EngineClient):
                         _require_text(output)
                     if outcome is not None:
                         await outcome.add(output)
+                    if measured is not None and output.finished:
+                        await measured.settle()
                     yield output
         finally:
             tally.settle()
@@ -164,11 +169,26 @@ class DecodingEngine(EngineClient):
         key = uuid4().hex if call.decoding.report and call.decoding.logits is not None else None
         if key is not None:
             extra[REPORT] = key
+        if call.decoding.report and call.decoding.cache is not None:
+            extra[CACHE_REPORT] = uuid4().hex
         params.extra_args = extra
         if not isinstance(prompt, dict):
             raise VLLMValidationError("Methods of the logits and cache layers take prepared prompts only.")
         salt = call.decoding.cache_salt(prompt.get("cache_salt"))
         return ({**prompt, "cache_salt": salt} if salt is not None else prompt), key
+
+    def _compression(
+        self, call: Call, length: int, name: str | None, params: SamplingParams
+    ) -> Measured | None:
+        """Report what the cache layer will do, and what to ask the engine for once it is done."""
+        method = call.decoding.cache
+        if method is None:
+            return None
+        engine = self.engines[name or self.deployment.default]
+        layer = call.report.layer("cache")
+        begin(method, layer, length, engine)
+        key = (params.extra_args or {}).get(CACHE_REPORT)
+        return Measured(engine, key, layer) if key is not None and name is not None else None
 
     def _check_prompt(self, prompt: Any) -> None:
         if self.prompt_tokens is None or not isinstance(prompt, dict):
