@@ -266,7 +266,9 @@ class ServeSettings(BaseSettings):
             return {"base": EngineSettings(model=self.model, speculative=self.speculative)}
         guides = {"polite": f"{EMBEDDED}polite", "brief": f"{EMBEDDED}brief"}
         return {
-            "base": EngineSettings(model=f"{EMBEDDED}base", guides=guides),
+            "base": EngineSettings(
+                model=f"{EMBEDDED}base", guides=guides, cache_methods=["kvmerger", "snapkv", "streaming"]
+            ),
             "small": EngineSettings(model=f"{EMBEDDED}small"),
         }
 
@@ -302,6 +304,9 @@ class ServeSettings(BaseSettings):
             adaptive = DecodingRequest.model_validate({"sequence": rule})
             description = "The small model, and the base where it is unsure."
             presets.setdefault("ead", PresetSettings(decoding=adaptive, description=description))
+            half = DecodingRequest.model_validate({"cache": {"method": "kvmerger", "budget": 0.5}})
+            description = "Half of a long prompt's KV cache is merged away."
+            presets.setdefault("kv50", PresetSettings(decoding=half, description=description))
             for names in (("polite",), ("brief",), ("polite", "brief")):
                 genarm = {"logits": {"method": "genarm", "weights": dict.fromkeys(names, 1.0)}}
                 decoding = DecodingRequest.model_validate(genarm)

@@ -21,6 +21,7 @@ from decoders.cache.compressing import compress
 from decoders.cache.plan import Compression
 from decoders.cache.rows import Kept, Row, Rows, shared
 from decoders.cache.scheduler import CompressibleSpec
+from kernels import ops
 
 WORK = "decant_cache"  # the attribute of a backend's metadata that holds a `Step`
 
@@ -38,11 +39,21 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """A row that attends to slots of different mass. blocks: kernel blocks of its layout, in order."""
+
+    row: Row
+    blocks: Tensor
+    length: int
+
+
+@dataclass(frozen=True)
 class Step:
     """What the layers of one builder do in a step. rows: whose queries will score keys, now or later."""
 
     rows: list[Row]
     jobs: list[Job]
+    weighed: list[Weighed]
 
 
 class CompressedBuilder:
@@ -60,9 +71,10 @@ class CompressedBuilder:
     def build(self, common_prefix_len: int, common: Any, *args: Any, **kwargs: Any) -> Any:
         rows = list(self._rows.of_step(common.query_start_loc_cpu, common.seq_lens_cpu_upper_bound))
         jobs = [self._job(row, one, common) for row in rows if (one := row.due) is not None]
-        view = self._view([(row.index, one.skip) for row in rows if (one := row.done) is not None], common)
+        done = [(row, one.skip) for row in rows if (one := row.done) is not None]
+        view, weighed = self._view(done, common) if done else (common, [])
         metadata = super().build(common_prefix_len, view, *args, **kwargs)  # type: ignore[misc]
-        setattr(metadata, WORK, Step(rows, jobs))
+        setattr(metadata, WORK, Step(rows, jobs, weighed))
         return metadata
 
     def _job(self, row: Row, one: Compression, common: Any) -> Job:
@@ -70,25 +82,30 @@ class CompressedBuilder:
         blocks = common.block_table_tensor[row.index, one.start // size : -(-one.at // size)]
         return Job(row, one, blocks.clone())
 
-    def _view(self, skips: list[tuple[int, int]], common: Any) -> Any:
-        """What attention reads, with the leading blocks of these rows left out."""
-        if not skips:
-            return common
+    def _view(self, done: list[tuple[Row, int]], common: Any) -> tuple[Any, list[Weighed]]:
+        """What attention reads, with these rows' leading blocks left out, and the rows that it need not read."""
         table, lengths = common.block_table_tensor.clone(), common.seq_lens.clone()
         bound = common.seq_lens_cpu_upper_bound.clone()
-        for index, skip in skips:
+        weighed: list[Weighed] = []
+        for row, skip in done:
             tokens = skip * self._rows.block_size
             blocks = tokens // self._kernel_block
-            table[index, : table.shape[1] - blocks] = common.block_table_tensor[index, blocks:]
-            lengths[index] -= tokens
-            bound[index] -= tokens
-        return common.replace(
+            own = common.block_table_tensor[row.index, blocks:]
+            table[row.index, : len(own)] = own
+            length = row.computed + row.length - tokens
+            if row.request.settings.mass:
+                used = -(-length // self._kernel_block)
+                weighed.append(Weighed(row, own[:used].clone(), length))
+                length = row.length  # what vLLM's attention says of it is replaced
+            lengths[row.index] = bound[row.index] = length
+        view = common.replace(
             block_table_tensor=table,
             seq_lens=lengths,
             seq_lens_cpu_upper_bound=bound,
             max_seq_len=int(bound.max()),
             _num_computed_tokens_cache=None,
         )
+        return view, weighed
 
 
 class CompressedImpl:
@@ -115,6 +132,8 @@ class CompressedImpl:
         )
         step: Step | None = getattr(attn_metadata, WORK, None)
         if step is not None:
+            for one in step.weighed:
+                self._attend(layer, query, kv_cache, output, one)
             for row in step.rows:
                 if (wanted := row.wanted_queries()) is not None:
                     self._kept(row).keep(query[wanted], row.computed + wanted.start - row.first)
@@ -124,6 +143,17 @@ class CompressedImpl:
 
     def _kept(self, row: Row) -> Kept:
         return row.request.layers.setdefault(self.decant_layer, Kept())
+
+    def _attend(self, layer: Any, query: Tensor, kv_cache: Tensor, output: Tensor, one: Weighed) -> None:
+        """Replace what attention has said of a row, taking slots for as many tokens as they stand for."""
+        mass = self._kept(one.row).mass
+        assert mass is not None
+        part = slice(one.row.first, one.row.first + one.row.length)
+        keys, values, table = pages.views(layer, self, kv_cache, one.blocks)
+        said = ops.slot_attention(
+            query[part], keys, values, mass, self.scale, block_table=table, length=one.length
+        )
+        output[part] = said.view_as(output[part])
 
     def _compress(self, layer: Any, kv_cache: Tensor, job: Job) -> None:
         began = perf_counter()
@@ -169,6 +199,10 @@ def obstacle(layer: Any) -> str | None:
         return "it shares another layer's keys and values"
     if getattr(impl, "alibi_slopes", None) is not None:
         return "it knows distances by ALiBi"
+    if getattr(impl, "logits_soft_cap", None):
+        return "it caps attention logits"
+    if getattr(impl, "sinks", None) is not None:
+        return "it has learnt attention sinks"
     if layer.attn_backend.is_mla() or not pages.known(impl):
         return f"keys and values lie in a layout of {layer.attn_backend.get_name()} that is not known"
     return None

@@ -49,7 +49,7 @@ class CompressedMethod(CacheMethod):
         gt=0,
         le=1,
         description="About the share of the prompt's slots held at once while it is read. Below 1 a long "
-        "prompt is compressed piece by piece (ours), so that it needs fewer free blocks; at 1 once, at its end.",
+        "prompt is compressed piece by piece (ours) and needs fewer free blocks; at 1 once, at its end.",
     )
     decode: WhileDecoding | None = Field(
         default=None,

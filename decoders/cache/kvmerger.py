@@ -36,6 +36,13 @@ class KVMerger(CompressedMethod):
         "to its pivot over the square root of 2 (ours).",
     )
 
+    mass: bool = Field(
+        default=False,
+        description="Let a slot that stands for n tokens have the attention of n: log n is added to its logit.",
+    )
+
     def settings(self) -> Settings:
         sigma = None if self.sigma == "adaptive" else self.sigma
-        return Settings(**self.shared_settings(), heavy=self.heavy, window=self.window, sigma=sigma)
+        return Settings(
+            **self.shared_settings(), heavy=self.heavy, window=self.window, sigma=sigma, mass=self.mass
+        )

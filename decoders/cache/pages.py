@@ -32,7 +32,22 @@ def read(layer: Any, impl: Any, kv_cache: Tensor, blocks: Tensor) -> tuple[Tenso
         else part[:, :, order]
         for part, order in zip(parts, orders, strict=True)
     )
-    return tuple(part.transpose(1, 2).reshape(count * size, heads, dim) for part in (keys, values))
+    shape = (count * size, heads, dim)
+    return keys.transpose(1, 2).reshape(shape), values.transpose(1, 2).reshape(shape)
+
+
+def views(layer: Any, impl: Any, kv_cache: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys, values and block table as `kernels.ops.slot_attention` takes them, copied only where they must be."""
+    size, dim = kv_cache.shape[2], kv_cache.shape[3] // 2
+    if not _on_cpu(impl):
+        keys, values = kv_cache.transpose(1, 2).split(dim, dim=-1)
+        return keys, values, blocks
+    order = _cpu_order(size, dim, kv_cache.dtype, layer.isa)
+    if order != ("dim first", "token first"):
+        return *read(layer, impl, kv_cache, blocks), None
+    parts = kv_cache.view(*kv_cache.shape[:2], 2, size * dim)
+    keys = parts[:, :, 0].unflatten(-1, (dim, size)).permute(0, 3, 1, 2)
+    return keys, parts[:, :, 1].unflatten(-1, (size, dim)).transpose(1, 2), blocks
 
 
 def write(

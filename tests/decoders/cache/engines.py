@@ -28,9 +28,10 @@ class Ask:
     cache: Mapping[str, Any] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     report: str | None = None
+    logits: Mapping[str, Any] | None = None
 
     def made(self) -> tuple[TokensPrompt, SamplingParams]:
-        decoding = DecodingRequest.model_validate({"cache": self.cache})
+        decoding = DecodingRequest.model_validate({"cache": self.cache, "logits": self.logits})
         extra: dict[str, Any] = {}
         for method in decoding.engine_methods():
             extra |= method.engine_arguments()
@@ -147,13 +148,6 @@ def logprobs(output: RequestOutput, vocabulary: int) -> Tensor:
 
 def error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().max())
-
-
-def near(outputs: Sequence[RequestOutput], others: Sequence[RequestOutput], vocabulary: int) -> float:
-    """How far the log-probabilities of equal answers are apart at most."""
-    return max(
-        error(logprobs(a, vocabulary), logprobs(b, vocabulary)) for a, b in zip(outputs, others, strict=True)
-    )
 
 
 def prompt(length: int, seed: int) -> list[int]:

@@ -21,6 +21,8 @@ METHODS: list[Mapping[str, Any]] = [
     {"method": "kvmerger", "budget": 0.2, "recent": 32, "window": 64, "sinks": 0},
     {"method": "kvmerger", "budget": 0.4, "peak": 0.5},
     {"method": "kvmerger", "budget": 0.4, "decode": {"trigger": 96, "keep": 32}},
+    {"method": "kvmerger", "budget": 0.3, "mass": True},
+    {"method": "kvmerger", "budget": 0.4, "mass": True, "peak": 0.6, "decode": {"trigger": 96, "keep": 8}},
     {"method": "snapkv", "budget": 0.35},
     {"method": "snapkv", "budget": 0.35, "pool": 1, "peak": 0.6, "decode": {"trigger": 64, "keep": 8}},
     {"method": "streaming", "budget": 0.35},
