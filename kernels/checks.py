@@ -278,8 +278,8 @@ def mass(given: Tensor, keys: Tensor, length: int) -> None:
     same_device("mass", given, keys)
     if given.shape[0] != keys.shape[-2] or given.shape[1] > length:
         raise ValueError(
-            f"mass has shape {shape(given)}; [{keys.shape[-2]}, at most {length}] is needed, as keys and length "
-            "say"
+            f"mass has shape {shape(given)}; [{keys.shape[-2]}, at most {length}] is needed, as keys and "
+            "length say"
         )
 
 

@@ -269,7 +269,7 @@ def slot_attention(
     block_table: Tensor | None = None,
     length: int | None = None,
 ) -> Tensor:
-    """Causal attention of a sequence's last tokens, whose first entries are slots that stand for several tokens.
+    """Causal attention of a sequence's last tokens, whose first entries stand for several tokens each.
 
     Entry j weighs exp(scale q.k_j + log mass_j), normalised: a slot that stands for n tokens gets the share
     that n tokens with its key would get together (KVMerger, arXiv 2407.08454, leaves it the share of one).

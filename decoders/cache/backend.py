@@ -83,7 +83,7 @@ class CompressedBuilder:
         return Job(row, one, blocks.clone())
 
     def _view(self, done: list[tuple[Row, int]], common: Any) -> tuple[Any, list[Weighed]]:
-        """What attention reads, with these rows' leading blocks left out, and the rows that it need not read."""
+        """What attention reads, without these rows' free blocks, and the rows it need not read."""
         table, lengths = common.block_table_tensor.clone(), common.seq_lens.clone()
         bound = common.seq_lens_cpu_upper_bound.clone()
         weighed: list[Weighed] = []

@@ -38,7 +38,7 @@ class KVMerger(CompressedMethod):
 
     mass: bool = Field(
         default=False,
-        description="Let a slot that stands for n tokens have the attention of n: log n is added to its logit.",
+        description="Let a slot that stands for n tokens have the attention of n: log n on its logit.",
     )
 
     def settings(self) -> Settings:

@@ -37,7 +37,7 @@ def read(layer: Any, impl: Any, kv_cache: Tensor, blocks: Tensor) -> tuple[Tenso
 
 
 def views(layer: Any, impl: Any, kv_cache: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys, values and block table as `kernels.ops.slot_attention` takes them, copied only where they must be."""
+    """Keys, values and block table for `kernels.ops.slot_attention`, copied only where they must be."""
     size, dim = kv_cache.shape[2], kv_cache.shape[3] // 2
     if not _on_cpu(impl):
         keys, values = kv_cache.transpose(1, 2).split(dim, dim=-1)

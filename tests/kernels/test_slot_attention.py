@@ -71,7 +71,7 @@ def test_a_slot_of_mass_n_is_n_tokens_with_its_key_and_value() -> None:
     repeated = [one.repeat_interleave(counts, 0) for one in (keys, values)]
     slots = ops.slot_attention(query, keys, values, mass, 0.4)
     alone = ops.slot_attention(query, *repeated, mass.new_ones(2, 0), 0.4)
-    cases.close(slots, alone.double(), atol=2e-6)
+    cases.close(slots, alone.double(), atol=1e-5)  # both are rounded
 
 
 def test_without_mass_it_is_torchs_attention() -> None:

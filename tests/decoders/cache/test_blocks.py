@@ -1,7 +1,6 @@
 """Blocks: freed as planned, at once; more requests at a time; and as many however long an answer gets."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import mean
 from typing import Any
 

@@ -1,6 +1,5 @@
 """Beside guides, asynchronous scheduling, compilation and larger blocks."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ def asks(**params: Any) -> list[Ask]:
 
 
 @pytest.fixture
-def asynchronous(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def asynchronous(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM schedules ahead of the model on GPUs only; made to do so here."""
     original = CpuPlatform.check_and_update_config.__func__  # type: ignore[attr-defined]
 
@@ -40,7 +39,6 @@ def asynchronous(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         config.scheduler_config.async_scheduling = True
 
     monkeypatch.setattr(CpuPlatform, "check_and_update_config", classmethod(check))
-    yield
 
 
 @pytest.mark.usefixtures("asynchronous")
@@ -70,7 +68,7 @@ def test_compiled_engines_give_the_same_answers(path: str, roomy: Engine) -> Non
 
 
 def test_a_guides_cache_is_compressed_like_the_bases(path: str, oracle: Oracle, tmp_path: Any) -> None:
-    """GenARM over two compressed caches: the base's and the guide's log-probabilities, added and normalised."""
+    """GenARM over two compressed caches: base's and guide's log-probabilities, added and normalised."""
     guide = make(tmp_path / "polite", 1, LLAMA, shape(64, 2, 2, 1, 32))
     engine = Engine.__new__(Engine)
     given = engine_settings(path, max_model_len=1024, block_size=BLOCK, enable_prefix_caching=False)
