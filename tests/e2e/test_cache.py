@@ -1,5 +1,6 @@
 """The cache layer over HTTP: presets, reports, metrics, streams, and what is refused by name."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ def test_all_kinds_together_are_as_alone(http: Http) -> None:
     ]
     asked = [body(kind, prompt=WORDS[20 * i :]) for i, kind in enumerate(kinds * 2)]
     alone = [tokens(http, one) for one in asked]
-    assert together(*[lambda one=one: tokens(http, one) for one in asked]) == alone
+    assert together([partial(tokens, http, one) for one in asked]) == alone
 
 
 def test_it_composes_with_guides(http: Http) -> None:

@@ -97,7 +97,7 @@ def test_an_engine_without_cache_methods_is_vllms_own(plain: Engine, roomy: Engi
     from vllm.v1.worker.cpu_worker import CPUWorker
 
     assert type(plain.scheduler) is Scheduler
-    assert type(plain.worker.worker) is CPUWorker
+    assert type(plain.worker) is CPUWorker
     (manager,) = plain.scheduler.kv_cache_manager.coordinator.single_type_managers
     assert type(manager) is FullAttentionManager
     for layer in plain.layers():

@@ -48,7 +48,7 @@ TIGHT: list[dict[str, Any]] = [
 def test_answers_are_those_of_each_alone(path: str, alone: Engine, arguments: dict[str, Any]) -> None:
     asks = crowd(80, seed=len(arguments) + arguments["num_gpu_blocks_override"])
     expected = [tokens(output) for output in alone.run(asks)]
-    engine = Engine(path, enable_prefix_caching=True, **arguments)
+    engine = Engine(path, enable_prefix_caching=True, max_model_len=768, **arguments)
     with engine.preemptions() as preempted:
         outputs = engine.run(asks)
     assert preempted
