@@ -1,9 +1,9 @@
 """What the methods of the cache layer share: the budget, what stays as it is, and when it happens."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from decoders.cache.settings import KEY, Settings
@@ -97,4 +97,11 @@ def _name(cls: type[CompressedMethod]) -> str:
     return str(getattr(annotation, "__args__", ("",))[0])
 
 
+def _odd(pool: int) -> int:
+    if pool % 2 == 0:
+        raise PydanticCustomError("pool", "pool must be odd")
+    return pool
+
+
 Adaptive = Literal["adaptive"]
+Pool = Annotated[int, Field(ge=1, le=127), AfterValidator(_odd)]

@@ -35,7 +35,9 @@ def merge(
     """KVMerger (arXiv 2407.08454): runs of similar neighbours become their weighted means."""
     assert scores is not None
     similarity = ops.adjacent_similarity(keys)
-    segments = ops.merge_segments(similarity, scores, one.slots, settings.sinks, one.heavy)
+    # What is attended to is often told by what stands beside it: heavy ones protect their neighbours.
+    heavy = _smoothed(scores[:, : one.tokens], settings.pool)
+    segments = ops.merge_segments(similarity, heavy, one.slots, settings.sinks, one.heavy)
     ops.merge_kv_(keys, values, scores, segments, one.slots, sigma=settings.sigma)
     return Origin(segments=segments)
 
@@ -45,9 +47,7 @@ def evict(
 ) -> Origin:
     """SnapKV (arXiv 2404.14469): the keys that the last queries attend to most, smoothed over neighbours."""
     assert scores is not None
-    smooth = torch.nn.functional.max_pool1d(
-        scores[:, : one.tokens].unsqueeze(0), settings.pool, stride=1, padding=settings.pool // 2
-    )[0]
+    smooth = _smoothed(scores[:, : one.tokens], settings.pool)
     smooth[:, : settings.sinks] = torch.inf
     # A stable sort: of equal scores the earlier token stays, on every device.
     kept = smooth.argsort(dim=1, descending=True, stable=True)[:, : one.slots].sort(dim=1).values
@@ -62,6 +62,12 @@ def stream(
     position = torch.arange(one.slots, device=keys.device)
     kept = torch.where(position < settings.sinks, position, position + one.tokens - one.slots)
     return _keep(keys, values, kept.expand(heads, -1), one)
+
+
+def _smoothed(scores: Tensor, pool: int) -> Tensor:
+    """The maximum over `pool` neighbours of each token, `[heads, tokens]`; always a copy."""
+    smooth: Tensor = torch.nn.functional.max_pool1d(scores.unsqueeze(0), pool, stride=1, padding=pool // 2)
+    return smooth[0].clone()
 
 
 def _keep(keys: Tensor, values: Tensor, kept: Tensor, one: Compression) -> Origin:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from decoders.cache.compressed import Adaptive, CompressedMethod
+from decoders.cache.compressed import Adaptive, CompressedMethod, Pool
 from decoders.cache.settings import Settings
 
 
@@ -27,6 +27,11 @@ class KVMerger(CompressedMethod):
         le=1,
         description="Share of a region's tokens that stay alone since the last queries attend to them most.",
     )
+    pool: Pool = Field(
+        default=7,
+        description="Neighbours, an odd number, over which the mass is smoothed to find the heavy ones (ours, "
+        "after SnapKV); 1 takes each token's own.",
+    )
     window: int = Field(
         default=32, ge=1, le=1024, description="How many of the last queries give the attention mass."
     )
@@ -44,5 +49,10 @@ class KVMerger(CompressedMethod):
     def settings(self) -> Settings:
         sigma = None if self.sigma == "adaptive" else self.sigma
         return Settings(
-            **self.shared_settings(), heavy=self.heavy, window=self.window, sigma=sigma, mass=self.mass
+            **self.shared_settings(),
+            heavy=self.heavy,
+            pool=self.pool,
+            window=self.window,
+            sigma=sigma,
+            mass=self.mass,
         )

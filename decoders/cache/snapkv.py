@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from decoders.cache.compressed import CompressedMethod
+from decoders.cache.compressed import CompressedMethod, Pool
 from decoders.cache.settings import Settings
 
 
@@ -23,16 +22,7 @@ class SnapKV(CompressedMethod):
     window: int = Field(
         default=32, ge=1, le=1024, description="How many of the last queries give the attention mass."
     )
-    pool: int = Field(
-        default=7, ge=1, le=127, description="Neighbours, an odd number, over which the mass is smoothed."
-    )
-
-    @field_validator("pool")
-    @classmethod
-    def _odd(cls, pool: int) -> int:
-        if pool % 2 == 0:
-            raise PydanticCustomError("pool", "pool must be odd")
-        return pool
+    pool: Pool = Field(default=7, description="Neighbours, an odd number, over which the mass is smoothed.")
 
     def settings(self) -> Settings:
         return Settings(**self.shared_settings(), window=self.window, pool=self.pool)

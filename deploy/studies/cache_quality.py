@@ -27,6 +27,8 @@ BUDGETS: Final = (0.75, 0.5, 0.35, 0.2)
 METHODS: Final[Mapping[str, dict[str, Any]]] = {
     "kvmerger": {"method": "kvmerger", "mass": False},
     "kvmerger, mass": {"method": "kvmerger", "mass": True},
+    "kvmerger, pool 1": {"method": "kvmerger", "mass": False, "pool": 1},
+    "kvmerger, heavy 0.25": {"method": "kvmerger", "mass": False, "heavy": 0.25},
     "kvmerger, peak 0.6": {"method": "kvmerger", "mass": False, "peak": 0.6},
     "snapkv": {"method": "snapkv"},
     "streaming": {"method": "streaming"},

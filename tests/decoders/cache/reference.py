@@ -176,19 +176,22 @@ class Oracle:
     ) -> tuple[Tensor, Tensor, Tensor]:
         sinks = method.get("sinks", 4)
         if method["method"] == "kvmerger":
-            runs = self._runs(k, scores, slots, sinks, method.get("heavy", 0.1))
+            runs = self._runs(k, self._pooled(scores, method), slots, sinks, method.get("heavy", 0.1))
             merged = [self._merge(k, v, scores, run, method.get("sigma", "adaptive")) for run in runs]
             counts = torch.stack([mass[run].sum() for run in runs])
             return torch.stack([one for one, _ in merged]), torch.stack([one for _, one in merged]), counts
         if method["method"] == "snapkv":
-            half = method.get("pool", 7) // 2
-            best = [scores[max(i - half, 0) : i + half + 1].max().item() for i in range(len(k))]
+            best = self._pooled(scores, method).tolist()
             order = sorted(range(sinks, len(k)), key=lambda i: (-best[i], i))
             kept = sorted([*range(sinks), *order[: slots - sinks]])
             self.gaps.append(best[order[slots - sinks - 1]] - best[order[slots - sinks]])
         else:
             kept = [*range(sinks), *range(len(k) - slots + sinks, len(k))]
         return k[kept], v[kept], mass[kept]
+
+    def _pooled(self, scores: Tensor, method: dict[str, Any]) -> Tensor:
+        half = method.get("pool", 7) // 2
+        return torch.stack([scores[max(i - half, 0) : i + half + 1].max() for i in range(len(scores))])
 
     def _runs(self, k: Tensor, scores: Tensor, slots: int, sinks: int, heavy: float) -> list[list[int]]:
         count = max(0, min(int(heavy * len(k)), (slots - sinks - 1) // 2))
