@@ -66,8 +66,8 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def dense_or_by_dim(cache: Tensor) -> Tensor:
-    """The tensor where a row or, on a CPU, a block's tokens lie next to each other; else a copy."""
-    return cache if cache.device.type == "cpu" and cache.stride(-3) == 1 else dense(cache)
+    """The tensor where a row's elements, or a block's tokens, lie next to each other; else a copy."""
+    return cache if cache.stride(-3) == 1 else dense(cache)
 
 
 @contextmanager

@@ -275,8 +275,8 @@ def slot_attention(
     that n tokens with its key would get together (KVMerger, arXiv 2407.08454, leaves it the share of one).
 
     query: `[tokens, query_heads, dim]`, of the sequence's last tokens, query_heads a multiple of heads. keys,
-    values, block_table, length: as in `adjacent_similarity`, of one shape and dtype, query's too; on a CPU
-    keys may also lie with a block's tokens next to each other, as vLLM keeps them. mass: float32 `[heads,
+    values, block_table, length: as in `adjacent_similarity`, of one shape and dtype, query's too; keys may
+    also lie with a block's tokens next to each other, as vLLM keeps them on a CPU. mass: float32 `[heads,
     slots]`, > 0, slots <= length; entries behind these have mass 1. scale: multiplies the dot products.
     Returns `[tokens, query_heads, dim]` in query's dtype.
     """

@@ -22,14 +22,15 @@ class KVMerger(CompressedMethod):
 
     method: Literal["kvmerger"]
     heavy: float = Field(
-        default=0.1,
+        default=0.25,
         ge=0,
         le=1,
-        description="Share of a region's tokens that stay alone since the last queries attend to them most.",
+        description="Share of a region's tokens that stay alone since the last queries attend to them most; "
+        "at most half as many as there are slots.",
     )
     pool: Pool = Field(
-        default=7,
-        description="Neighbours, an odd number, over which the mass is smoothed to find the heavy ones (ours, "
+        default=5,
+        description="Neighbours, an odd number, over which the mass is smoothed to find heavy ones (ours, "
         "after SnapKV); 1 takes each token's own.",
     )
     window: int = Field(

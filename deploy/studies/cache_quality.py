@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 BUDGETS: Final = (0.75, 0.5, 0.35, 0.2)
 METHODS: Final[Mapping[str, dict[str, Any]]] = {
-    "kvmerger": {"method": "kvmerger", "mass": False},
+    "kvmerger": {"method": "kvmerger"},
     "kvmerger, mass": {"method": "kvmerger", "mass": True},
-    "kvmerger, pool 1": {"method": "kvmerger", "mass": False, "pool": 1},
-    "kvmerger, heavy 0.25": {"method": "kvmerger", "mass": False, "heavy": 0.25},
-    "kvmerger, peak 0.6": {"method": "kvmerger", "mass": False, "peak": 0.6},
+    "kvmerger, heavy 0.1, pool 1": {"method": "kvmerger", "heavy": 0.1, "pool": 1},
+    "kvmerger, peak 0.6": {"method": "kvmerger", "peak": 0.6},
     "snapkv": {"method": "snapkv"},
     "streaming": {"method": "streaming"},
 }

@@ -15,7 +15,7 @@ constexpr int kMostEach = kMostDim / kWarp;  // elements of a row a lane holds
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     slot_attention_kernel(const T* query, int64_t query_step, int64_t query_head_step, const T* keys, Places key_places,
-                          const T* values, Places value_places, const float* mass, int64_t mass_step, int slots,
+                          int64_t key_dim_step, const T* values, Places value_places, const float* mass, int64_t mass_step, int slots,
                           int tokens, int query_heads, int group, int dim, int length, float scale, T* out) {
   __shared__ float sums[kWarps][kMostDim];
   __shared__ float maxima[kWarps], totals[kWarps];
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kMostEach; ++i) {
       const int at = lane + i * kWarp;
-      if (at < dim) product = fmaf(q[i], static_cast<float>(key[at]), product);
+      if (at < dim) product = fmaf(q[i], static_cast<float>(key[at * key_dim_step]), product);
     }
     product = group_sum(product);
     if (t < slots) product += log2f(mass[head * mass_step + t]);
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
 
 Tensor slot_attention(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& mass,
                       const MaybeTensor& block_table, int64_t length, double scale) {
-  const Places key_places = places_of(keys, "keys", block_table, length);
+  const Places key_places = places_of(keys, "keys", block_table, length, true);
   const Places value_places = places_of(values, "values", block_table, length);
   const int64_t heads = heads_of(keys), dim = dim_of(keys);
   STD_TORCH_CHECK(query.dim() == 3 && query.size(2) == dim && query.size(1) % heads == 0 && query.size(0) >= 1 &&
@@ -98,8 +98,9 @@ Tensor slot_attention(const Tensor& query, const Tensor& keys, const Tensor& val
     using T = decltype(zero);
     launch(device, "slot_attention", slot_attention_kernel<T>, tokens * query_heads, kThreads,
            static_cast<const T*>(query.const_data_ptr()), query.stride(0), query.stride(1),
-           static_cast<const T*>(keys.const_data_ptr()), key_places, static_cast<const T*>(values.const_data_ptr()),
-           value_places, static_cast<const float*>(mass.const_data_ptr()), mass.stride(0),
+           static_cast<const T*>(keys.const_data_ptr()), key_places, keys.stride(keys.dim() - 1),
+           static_cast<const T*>(values.const_data_ptr()), value_places,
+           static_cast<const float*>(mass.const_data_ptr()), mass.stride(0),
            static_cast<int>(mass.size(1)), static_cast<int>(tokens), static_cast<int>(query_heads),
            static_cast<int>(query_heads / heads), static_cast<int>(dim), static_cast<int>(length),
            static_cast<float>(scale), static_cast<T*>(out.mutable_data_ptr()));

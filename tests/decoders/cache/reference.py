@@ -176,7 +176,7 @@ class Oracle:
     ) -> tuple[Tensor, Tensor, Tensor]:
         sinks = method.get("sinks", 4)
         if method["method"] == "kvmerger":
-            runs = self._runs(k, self._pooled(scores, method), slots, sinks, method.get("heavy", 0.1))
+            runs = self._runs(k, self._pooled(scores, method), slots, sinks, method.get("heavy", 0.25))
             merged = [self._merge(k, v, scores, run, method.get("sigma", "adaptive")) for run in runs]
             counts = torch.stack([mass[run].sum() for run in runs])
             return torch.stack([one for one, _ in merged]), torch.stack([one for _, one in merged]), counts
@@ -190,7 +190,7 @@ class Oracle:
         return k[kept], v[kept], mass[kept]
 
     def _pooled(self, scores: Tensor, method: dict[str, Any]) -> Tensor:
-        half = method.get("pool", 7) // 2
+        half = method.get("pool", 5 if method["method"] == "kvmerger" else 7) // 2
         return torch.stack([scores[max(i - half, 0) : i + half + 1].max() for i in range(len(scores))])
 
     def _runs(self, k: Tensor, scores: Tensor, slots: int, sinks: int, heavy: float) -> list[list[int]]:

@@ -18,6 +18,7 @@ LENGTHS = (300, 517, 640)
 METHODS: list[Mapping[str, Any]] = [
     {"method": "kvmerger"},
     {"method": "kvmerger", "budget": 0.35, "heavy": 0.0, "sigma": 5.0},
+    {"method": "kvmerger", "budget": 0.6, "heavy": 0.1, "pool": 1},
     {"method": "kvmerger", "budget": 0.2, "recent": 32, "window": 64, "sinks": 0, "pool": 1},
     {"method": "kvmerger", "budget": 0.4, "peak": 0.5},
     {"method": "kvmerger", "budget": 0.4, "decode": {"trigger": 96, "keep": 32}},

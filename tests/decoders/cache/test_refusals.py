@@ -77,7 +77,7 @@ def test_the_engine_reads_what_the_request_says() -> None:
     assert acts(arguments)
     assert Settings.from_wire(arguments) == method.settings()
     assert Settings.from_wire(arguments) == Settings(
-        "kvmerger", window=32, heavy=0.1, pool=7, sigma=5.0, mass=True, decode=(100, 20)
+        "kvmerger", window=32, heavy=0.25, pool=5, sigma=5.0, mass=True, decode=(100, 20)
     )
     assert not acts(
         DecodingRequest.model_validate({"cache": {**KVMERGER, "budget": 1.0}}).cache.engine_arguments()
