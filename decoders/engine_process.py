@@ -7,6 +7,7 @@ import time
 
 WORKER = "decoders.worker.DecantWorker"  # one for all: vLLM adds it to its worker class, for good
 SCHEDULER = "decoders.scheduler.scheduler"  # for every engine that names no other
+CACHE_SCHEDULER = "decoders.cache.scheduler.scheduler"  # for those with cache methods; derived from it
 MARK = "DECANT_ENGINE_PROCESSES"  # set in the server's environment, inherited by what it starts
 WATCH = 1.0  # seconds between looks at the parent
 

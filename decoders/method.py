@@ -99,6 +99,10 @@ class SequenceMethod(Method):
 
     layer: ClassVar[str] = "sequence"
 
+    def divides(self) -> bool:
+        """Whether an answer is written by several requests, each of which reads what was written before."""
+        return False
+
     def resolve(self, circumstances: Circumstances, report: Report) -> "SequenceMethod":
         """The method that runs the request, where that depends on the circumstances."""
         return self

@@ -5,6 +5,7 @@ import logging
 import torch
 
 from decoders import cpu_seeds, engine_process
+from decoders.cache import engine as cache
 from decoders.logits import engine as logits
 
 
@@ -16,6 +17,7 @@ def register() -> None:
     """
     engine_process.settle()
     logits.register()
+    cache.register()
     # torch.library notes at start that Triton is missing, which on a CPU it should be.
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     if torch.cuda.is_available():

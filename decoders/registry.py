@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Final, get_args
 
+from decoders.cache.kvmerger import KVMerger
+from decoders.cache.snapkv import SnapKV
+from decoders.cache.streaming import Streaming
 from decoders.logits.dynamic_fusion import DynamicFusion
 from decoders.logits.genarm import GenArm
 from decoders.logits.inverse_value import InverseValue
@@ -36,6 +39,9 @@ METHODS: Final[list[type[Method]]] = [
     Linear,
     DynamicFusion,
     InverseValue,
+    KVMerger,
+    SnapKV,
+    Streaming,
 ]
 
 

@@ -53,6 +53,12 @@ class Decoding(BaseModel):
                     f"decoding.{method.layer}.method",
                 )
             method.check_deployment(deployment)
+        if self.cache is not None and self.sequence_method().divides():
+            raise Refusal(
+                f"'{self.cache.method}' cannot be combined with '{self.sequence_method().method}': an answer "
+                "that goes from engine to engine would be computed and compressed anew at every change.",
+                "decoding.cache.method",
+            )
         for name in self.sequence_method().engines(deployment):
             for engine_method in self.engine_methods():
                 engine_method.check_engine(name, deployment.engines[name])

@@ -65,6 +65,11 @@ def dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.shape[-1] <= 1 or tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def dense_or_by_dim(cache: Tensor) -> Tensor:
+    """The tensor where a row's elements, or a block's tokens, lie next to each other; else a copy."""
+    return cache if cache.stride(-3) == 1 else dense(cache)
+
+
 @contextmanager
 def dense_in_place(tensor: Tensor) -> Iterator[Tensor]:
     """`dense(tensor)`, written back afterwards if it had to be a copy."""
@@ -265,6 +270,17 @@ def query(given: Tensor, keys: Tensor, length: int) -> None:
     if given.dtype != keys.dtype:
         raise ValueError(f"query has dtype {dtype(given)}; {dtype(keys)} is needed, as keys has it")
     same_device("query", given, keys)
+
+
+def mass(given: Tensor, keys: Tensor, length: int) -> None:
+    floats("mass", given, (torch.float32,))
+    dims("mass", given, 2, "[heads, slots]")
+    same_device("mass", given, keys)
+    if given.shape[0] != keys.shape[-2] or given.shape[1] > length:
+        raise ValueError(
+            f"mass has shape {shape(given)}; [{keys.shape[-2]}, at most {length}] is needed, as keys and "
+            "length say"
+        )
 
 
 def segmentable(similarity: Tensor, scores: Tensor, slots: int, sinks: int, heavy: int) -> None:

@@ -259,6 +259,43 @@ def merge_kv_(
         )
 
 
+def slot_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mass: Tensor,
+    scale: float,
+    *,
+    block_table: Tensor | None = None,
+    length: int | None = None,
+) -> Tensor:
+    """Causal attention of a sequence's last tokens, whose first entries stand for several tokens each.
+
+    Entry j weighs exp(scale q.k_j + log mass_j), normalised: a slot that stands for n tokens gets the share
+    that n tokens with its key would get together (KVMerger, arXiv 2407.08454, leaves it the share of one).
+
+    query: `[tokens, query_heads, dim]`, of the sequence's last tokens, query_heads a multiple of heads. keys,
+    values, block_table, length: as in `adjacent_similarity`, of one shape and dtype, query's too; keys may
+    also lie with a block's tokens next to each other, as vLLM keeps them on a CPU. mass: float32 `[heads,
+    slots]`, > 0, slots <= length; entries behind these have mass 1. scale: multiplies the dot products.
+    Returns `[tokens, query_heads, dim]` in query's dtype.
+    """
+    block_table, length = checks.sequence(keys, block_table, length)
+    checks.query(query, keys, length)
+    checks.like("values", values, keys, dtype=keys.dtype)
+    checks.mass(mass, keys, length)
+    checks.finite("scale", scale)
+    return _ops.slot_attention(
+        checks.dense(query),
+        checks.dense_or_by_dim(keys),
+        checks.dense(values),
+        checks.dense(mass),
+        block_table,
+        length,
+        float(scale),
+    )
+
+
 def _single(experts: Guides) -> bool:
     return isinstance(experts, Tensor) and experts.dim() == 2
 

@@ -134,6 +134,31 @@ def window_scores(
     return torch.stack(sums)
 
 
+def slot_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mass: Tensor,
+    block_table: Tensor | None,
+    length: int,
+    scale: float,
+) -> Tensor:
+    """`kernels.ops.slot_attention`; holds one key head's `[tokens, group, length]` at a time."""
+    places = _places(keys, block_table, length)
+    seen, wide = _wide(keys[places]), _wide(values[places])
+    tokens, group = len(query), query.shape[1] // seen.shape[1]
+    bias = seen.new_zeros(seen.shape[1], length)
+    bias[:, : mass.shape[1]] = mass.to(bias.dtype).log()
+    position = torch.arange(length, device=keys.device)
+    future = position > position[length - tokens :].unsqueeze(-1)  # [tokens, length]
+    heads = []
+    for head, asked in enumerate(_wide(query).split(group, 1)):
+        logits = (asked @ seen[:, head].T) * scale + bias[head]
+        weights = logits.masked_fill(future.unsqueeze(1), NEG_INF).softmax(-1)
+        heads.append(weights @ wide[:, head])
+    return torch.cat(heads, 1).to(query.dtype)
+
+
 def merge_segments(similarity: Tensor, scores: Tensor, slots: int, sinks: int, heavy: int) -> Tensor:
     """`kernels.ops.merge_segments`."""
     heads, tokens = len(similarity), similarity.shape[1] + 1

@@ -97,6 +97,18 @@ def _merge_kv_(
     return segments.new_empty(segments.shape[0], slots)
 
 
+def _slot_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mass: Tensor,
+    block_table: Tensor | None,
+    length: int,
+    scale: float,
+) -> Tensor:
+    return query.new_empty(query.shape)
+
+
 FAKES = {
     "entropy": _entropy,
     "fuse_logits_": _fuse_logits_,
@@ -107,4 +119,5 @@ FAKES = {
     "window_scores": _window_scores,
     "merge_segments": _merge_segments,
     "merge_kv_": _merge_kv_,
+    "slot_attention": _slot_attention,
 }

@@ -17,4 +17,6 @@ SCHEMAS = {
     "merge_segments": "(Tensor similarity, Tensor scores, int slots, int sinks, int heavy) -> Tensor",
     "merge_kv_": "(Tensor(a!) keys, Tensor(b!) values, Tensor scores, Tensor segments, Tensor? block_table, "
     "int slots, float? sigma) -> Tensor",
+    "slot_attention": "(Tensor query, Tensor keys, Tensor values, Tensor mass, Tensor? block_table, "
+    "int length, float scale) -> Tensor",
 }

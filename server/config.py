@@ -64,7 +64,8 @@ class EngineSettings(BaseModel):
         description="Guide models by name; each must share the engine model's tokenizer.",
     )
     cache_methods: list[str] = Field(
-        default_factory=list, description="KV-cache methods to install in this engine, e.g. kvmerger."
+        default_factory=list,
+        description="KV-cache methods that requests to this engine may ask for: kvmerger, snapkv, streaming.",
     )
     switching: bool = Field(
         default=True,
@@ -274,7 +275,9 @@ class ServeSettings(BaseSettings):
             return {"base": EngineSettings(model=self.model, speculative=self.speculative)}
         guides = {"polite": f"{EMBEDDED}polite", "brief": f"{EMBEDDED}brief"}
         return {
-            "base": EngineSettings(model=f"{EMBEDDED}base", guides=guides),
+            "base": EngineSettings(
+                model=f"{EMBEDDED}base", guides=guides, cache_methods=["kvmerger", "snapkv", "streaming"]
+            ),
             "small": EngineSettings(model=f"{EMBEDDED}small"),
         }
 
@@ -282,7 +285,10 @@ class ServeSettings(BaseSettings):
         """Whether an engine gets logits processors of ours, or other hooks into vLLM's model runner."""
         table = self.engine_table().values()
         several = len(table) > 1
-        return any(e.guides or e.speculative is not None or (e.switching and several) for e in table)
+        return any(
+            e.guides or e.cache_methods or e.speculative is not None or (e.switching and several)
+            for e in table
+        )
 
     def default_engine_name(self) -> str:
         return self.default_engine or next(iter(self.engine_table()))
@@ -307,6 +313,9 @@ class ServeSettings(BaseSettings):
             adaptive = DecodingRequest.model_validate({"sequence": rule})
             description = "The small model, and the base where it is unsure."
             presets.setdefault("ead", PresetSettings(decoding=adaptive, description=description))
+            half = DecodingRequest.model_validate({"cache": {"method": "kvmerger", "budget": 0.5}})
+            description = "Half of a long prompt's KV cache is merged away."
+            presets.setdefault("kv50", PresetSettings(decoding=half, description=description))
             for names in (("polite",), ("brief",), ("polite", "brief")):
                 genarm = {"logits": {"method": "genarm", "weights": dict.fromkeys(names, 1.0)}}
                 decoding = DecodingRequest.model_validate(genarm)

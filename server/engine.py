@@ -23,12 +23,14 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
+from decoders.cache.settings import REPORT as CACHE_REPORT
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
 from decoders.method import ChoosingMethod, Chunk, Circumstances, Job, SequenceMethod
 from server.call import Call
 from server.chunks import core_output
+from server.compression import Measured, begin
 from server.metrics import METRICS, count_candidates
 from server.requests import CALL
 from server.tally import Tally
@@ -84,9 +86,9 @@ class DecodingEngine(EngineClient):
             Circumstances(self.deployment, self.active.total(), length, sampling_params), call.report
         )
         name = method.direct(self.deployment)
-        prompt, reported = self._prepare(call, prompt, sampling_params, name is not None)
         # One engine samples all candidates of a method that chooses.
         home = method.engines(self.deployment)[0] if isinstance(method, ChoosingMethod) else name
+        prompt, reported = self._prepare(call, prompt, sampling_params, name is not None)
         self.check_priority(options.get("priority", 0), home or self.deployment.default)
         self._check_speculation(sampling_params, home)
         tally = Tally(method.method, name, call.report, self._speculative(name))
@@ -94,6 +96,7 @@ class DecodingEngine(EngineClient):
         if reported is not None and name is not None:
             layer = call.report.layer("logits")
             outcome = call.outcomes.begin(sampling_params.output_kind, self.engines[name], reported, layer)
+        measured = self._compression(call, length, home, sampling_params)
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:
             source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
@@ -111,6 +114,8 @@ class DecodingEngine(EngineClient):
                         _require_text(output)
                     if outcome is not None:
                         await outcome.add(output)
+                    if measured is not None and output.finished:
+                        await measured.settle()
                     yield output
         finally:
             tally.settle()
@@ -159,11 +164,25 @@ class DecodingEngine(EngineClient):
         key = uuid4().hex if reported else None
         if key is not None:
             extra[REPORT] = key
+        if call.decoding.report and call.decoding.cache is not None:
+            extra[CACHE_REPORT] = uuid4().hex
         params.extra_args = extra
         if not isinstance(prompt, dict):
             raise VLLMValidationError("Methods of the logits and cache layers take prepared prompts only.")
         salt = call.decoding.cache_salt(prompt.get("cache_salt"))
         return ({**prompt, "cache_salt": salt} if salt is not None else prompt), key
+
+    def _compression(
+        self, call: Call, length: int, home: str | None, params: SamplingParams
+    ) -> Measured | None:
+        """Report what the cache layer will do, and what to ask the engine for once it is done."""
+        method = call.decoding.cache
+        if method is None or home is None:  # no cache method goes with one that runs on several engines
+            return None
+        engine, layer = self.engines[home], call.report.layer("cache")
+        begin(method, layer, length, engine)
+        key = (params.extra_args or {}).get(CACHE_REPORT)
+        return Measured(engine, key, layer) if key is not None else None
 
     def _check_prompt(self, prompt: Any) -> None:
         if self.prompt_tokens is None or not isinstance(prompt, dict):

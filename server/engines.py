@@ -15,6 +15,7 @@ from vllm.platforms import current_platform
 from vllm.tokenizers import get_tokenizer
 from vllm.usage.usage_lib import UsageContext
 
+from decoders.cache.engine import cache_arguments
 from decoders.deployment import Deployment, EngineFacts
 from decoders.engine_process import SCHEDULER
 from decoders.errors import Refusal
@@ -70,6 +71,11 @@ def plan_engines(settings: ServeSettings) -> list[Plan]:
                 raise ConfigError(f"engine {name}: {error}") from None
         if engine.speculative is not None:
             arguments = _speculative(name, engine, arguments)
+        if engine.cache_methods:
+            try:
+                arguments = cache_arguments(engine.cache_methods, arguments)
+            except ValueError as error:
+                raise ConfigError(f"engine {name}: {error}") from None
         if len(table) > 1 and engine.switching and obstacle(arguments) is None:
             arguments = switching_arguments(arguments)
         arguments.setdefault("scheduler_cls", SCHEDULER)

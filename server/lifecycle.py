@@ -22,7 +22,7 @@ from server.errors import engine_dead, unavailable
 from server.metrics import EngineMetrics
 from server.protocol import BoundedProtocol
 from server.routes import State
-from server.speculation import Watch
+from server.routes.operate import watches
 
 logger = logging.getLogger("decant.server")
 
@@ -103,7 +103,7 @@ class Service:
         tasks = [
             asyncio.create_task(self._drain_when_told()),
             asyncio.create_task(self._watch_engines()),
-            asyncio.create_task(Watch(self.state.engine.engines, self.state.engine.deployment).run()),
+            *(asyncio.create_task(watch.run()) for watch in watches(self.state)),
         ]
         try:
             self.sock.listen()

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from decoders.report import Report
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+MERGE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)  # seconds
 PER_STEP = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16)  # tokens
 
 
@@ -64,6 +65,13 @@ class Metrics:
         )
         self.speculation_stop = self._gauge(
             "speculation_stop", "The bound under which adaptive drafts end", "engine"
+        )
+
+        self.kv_blocks_freed = self._counter(
+            "kv_blocks_freed", "KV blocks that compression gave back", "engine"
+        )
+        self.kv_merge_seconds = self._histogram(
+            "kv_merge_seconds", "Time that one compression of a request's cache took", "engine", buckets=MERGE
         )
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from prometheus_client import Counter
-
 from decoders.deployment import Deployment
 from decoders.report import Report
 from server.metrics import METRICS
+from server.watching import count_up
 
 logger = logging.getLogger("decant.speculation")
 
@@ -89,16 +88,6 @@ class Watch:
                     show(name, state)
 
 
-_counted: dict[tuple[Any, tuple[str, ...]], float] = {}
-
-
-def _count(counter: Counter, labels: tuple[str, ...], total: float) -> None:
-    """Bring a counter to what an engine has counted since its start."""
-    before = _counted.get((counter, labels), 0.0)
-    counter.labels(*labels).inc(max(0.0, total - before))
-    _counted[counter, labels] = total
-
-
 def show(engine: str, state: Mapping[str, Any]) -> None:
     """Metrics and log lines of what one engine said."""
     if "stop" in state:
@@ -107,9 +96,9 @@ def show(engine: str, state: Mapping[str, Any]) -> None:
         METRICS.speculation_drafting.labels(engine).set(1)
         return
     METRICS.speculation_drafting.labels(engine).set(state["drafting"])
-    _count(METRICS.speculation_switches, (engine,), state["switches"])
+    count_up(METRICS.speculation_switches, (engine,), state["switches"])
     for kind, steps in state["steps"].items():
-        _count(METRICS.speculation_steps, (engine, kind), steps)
+        count_up(METRICS.speculation_steps, (engine, kind), steps)
     for rows, load in state["loads"].items():
         METRICS.speculation_chosen.labels(engine, rows).set(load["drafting"])
         for way, rate in (("drafting", load["with_drafts"]), ("plain", load["without"])):

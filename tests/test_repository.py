@@ -66,5 +66,5 @@ def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("k\n", encoding="utf-8")
     settings = ServeSettings(**{**example, "api_keys_file": keys})
-    assert list(settings.preset_table()) == ["qwen3:quick"]
+    assert list(settings.preset_table()) == ["qwen3:quick", "qwen3:kv50"]
     assert settings.keys() == ["k"]

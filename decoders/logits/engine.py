@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from decoders.compilation import piecewise
 from decoders.engine_process import WORKER
 from decoders.logits.channel import GUIDES
 
@@ -41,7 +42,7 @@ def guided_arguments(guides: Mapping[str, str], arguments: Mapping[str, Any]) ->
         raise ValueError("hf_overrides must be a mapping without 'architectures' in an engine with guides")
     return {
         **arguments,
-        **_compilation(arguments),
+        **piecewise(arguments, "guides"),
         "hf_overrides": {**overrides, "architectures": [ARCHITECTURE]},
         "additional_config": {**(arguments.get("additional_config") or {}), GUIDES: dict(guides)},
         "logits_processors": [
@@ -50,23 +51,6 @@ def guided_arguments(guides: Mapping[str, str], arguments: Mapping[str, Any]) ->
         ],
         "worker_extension_cls": WORKER,
     }
-
-
-def _compilation(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Only pieces may be captured: a graph of the whole would keep the guides running, or out, for ever."""
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu() or arguments.get("enforce_eager"):
-        return {}
-    given = arguments.get("compilation_config") or {}
-    if not isinstance(given, dict):
-        raise ValueError("compilation_config must be a mapping in an engine with guides")
-    mode = str(given.get("cudagraph_mode", "PIECEWISE")).upper()
-    if mode not in ("PIECEWISE", "NONE"):
-        raise ValueError(
-            "compilation_config.cudagraph_mode must be PIECEWISE or NONE in an engine with guides"
-        )
-    return {"compilation_config": {**given, "cudagraph_mode": mode}}
 
 
 def register() -> None:

@@ -8,7 +8,7 @@ it, once a hit ends there. So all that is added is to remember the last block of
 
 import logging
 from collections import OrderedDict
-from typing import Any
+from typing import Any, ClassVar
 
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.block_pool import BlockPool
@@ -67,8 +67,13 @@ def _limit(request: Request) -> int | None:
 
 
 class TailReuse(Scheduler):
-    """Extends prefix-cache hits by the tokens of partially filled blocks."""
+    """Extends prefix-cache hits by the tokens of partially filled blocks.
 
+    tail_managers: the managers of blocks of which every one holds what its tokens say, but those of requests
+    that `_has_tail` excludes.
+    """
+
+    tail_managers: ClassVar[tuple[type, ...]] = (FullAttentionManager,)
     _tails: Tails | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -93,7 +98,7 @@ class TailReuse(Scheduler):
         managers = self.kv_cache_manager.coordinator.single_type_managers
         if not self.kv_cache_manager.enable_caching:
             return "prefix caching is off"
-        if len(managers) != 1 or type(managers[0]) is not FullAttentionManager:
+        if len(managers) != 1 or type(managers[0]) not in self.tail_managers:
             return "not all layers attend to the whole context"
         if self.vllm_config.speculative_config is not None:
             return "the engine speculates"  # whose drafter keeps account of what each block holds

@@ -74,6 +74,9 @@ class Auto(SequenceMethod):
             inner = (refusal.param or "").removeprefix("decoding.sequence.")
             raise Refusal(refusal.message, f"decoding.sequence.ead.{inner}") from None
 
+    def divides(self) -> bool:
+        return self.ead is not None
+
     def engines(self, deployment: Deployment) -> list[str]:
         names = {self._otherwise(deployment)[0].direct(deployment): None}
         if self.ead is not None:

@@ -98,6 +98,9 @@ class EntropyAdaptive(SequenceMethod):
                 f"small and large must be different engines; both are '{small}'.", "decoding.sequence.small"
             )
 
+    def divides(self) -> bool:
+        return True
+
     def check_sampling(self, params: "SamplingParams") -> None:
         refuse_whole(params, self.method)
 

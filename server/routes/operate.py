@@ -6,12 +6,11 @@ import vllm
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from server import __version__
+from server import __version__, compression, speculation
 from server.errors import engine_dead
 from server.metrics import METRICS, exposition
 from server.routes import Shared, State
 from server.schemas import ERRORS
-from server.speculation import Watch
 
 router = APIRouter(tags=["Operation"], responses={503: ERRORS[503]})
 
@@ -19,6 +18,12 @@ router = APIRouter(tags=["Operation"], responses={503: ERRORS[503]})
 def _require_engines(state: State) -> None:
     if dead := state.engine.dead_engines():
         raise engine_dead(dead[0])
+
+
+def watches(state: State) -> tuple[speculation.Watch, compression.Watch]:
+    """What asks the engines for metrics that only they know."""
+    given = state.engine.engines, state.engine.deployment
+    return speculation.Watch(*given), compression.Watch(*given)
 
 
 @router.get("/health")
@@ -42,7 +47,8 @@ async def metrics(state: Shared) -> Response:
     """Prometheus metrics: Decant's own and each engine's, told apart by the label `decant_engine`."""
     for name, engine in state.engine.engines.items():
         METRICS.engine_up.labels(name).set(not engine.errored)
-    await Watch(state.engine.engines, state.engine.deployment).refresh()
+    for watch in watches(state):
+        await watch.refresh()
     return Response(exposition(state.engine_metrics), media_type=CONTENT_TYPE_LATEST)
 
 

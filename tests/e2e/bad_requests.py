@@ -135,7 +135,7 @@ DECODING = [
     decoding("unknown layer", {"not_a_layer": MARK}, "decoding.not_a_layer", code=UNKNOWN),
     decoding("report text", {"report": MARK}, "decoding.report"),
     decoding("no such logits method", {"logits": {"method": MARK}}, "decoding.logits"),
-    decoding("no such cache method", {"cache": {"method": MARK}}, "decoding.cache"),
+    decoding("no such cache method", {"cache": {"method": MARK}}, "decoding.cache.method"),
     sequence("method unknown", {"method": MARK}, ".method"),
     sequence("method missing", {}, ".method", code=MISSING),
     sequence("method number", {"method": 7}, ".method"),

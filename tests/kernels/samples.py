@@ -50,4 +50,8 @@ def samples(rows: int, vocab: int, tokens: int) -> dict[str, list[Arguments]]:
             (keys.clone(), values.clone(), scores, segments, None, slots, None),
             (key_pages.memory, value_pages.memory, scores, segments, table, slots, 5.0),
         ],
+        "slot_attention": [
+            (query, keys, values, scores[:, :2].exp(), None, tokens, 0.25),
+            (query, key_pages.memory, value_pages.memory, scores.exp(), table, tokens, 0.25),
+        ],
     }

@@ -51,7 +51,9 @@ def test_a_validation_error_names_its_field_and_not_its_value(data: object, para
         ({"sequence": {}}, "decoding.sequence.method"),
         ({"sequence": {"method": "plain", "oops": 1}}, "decoding.sequence.oops"),
         ({"oops": 1}, "decoding.oops"),
-        ({"cache": {"method": "MARKER"}}, "decoding.cache"),
+        ({"cache": {"method": "MARKER"}}, "decoding.cache.method"),
+        ({"cache": {"method": "kvmerger", "budget": "MARKER"}}, "decoding.cache.budget"),
+        ({"cache": {"method": "kvmerger", "decode": {"trigger": 1}}}, "decoding.cache.decode.trigger"),
         ("MARKER", "decoding"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
+from decoders.cache import settings as cache
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
 
 MOST: Final = 1024  # candidates that any server can be set to allow
+# What requests that score leave out: reports are the samples', and scores are of the whole context.
+NOT_OF_SCORES: Final = frozenset({REPORT, cache.KEY, cache.REPORT})
 
 
 @dataclass
@@ -62,13 +65,15 @@ class Desk:
     ) -> Scores:
         """Scores under the job's own distribution, or the one that `extra_args`, with its salt, asks for.
 
+        Both are of the whole context, also where the samples' cache was compressed.
+
         Raises Refusal where prompt and candidate do not fit into the context.
         """
         job = self.job
         self._check(prompt, candidates)
         if extra_args is None:
             cache_salt = job.cache_salt
-            extra_args = {k: v for k, v in (job.params.extra_args or {}).items() if k != REPORT}
+            extra_args = {k: v for k, v in (job.params.extra_args or {}).items() if k not in NOT_OF_SCORES}
         self.asked += 1
         scores = await score(
             self.engine,

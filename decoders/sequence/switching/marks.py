@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Final
 
-from decoders.engine_process import SCHEDULER
+from decoders.engine_process import CACHE_SCHEDULER, SCHEDULER
 from decoders.sequence.switching.rule import Rule
 
 if TYPE_CHECKING:
@@ -13,7 +13,8 @@ LAST: Final = 1 << 30  # added to an id; vocabularies are smaller, and the sum f
 
 def reads_marks(scheduler_config: Any) -> bool:
     """Whether marks are understood: by Decant's scheduler, where a step is read before the next begins."""
-    return scheduler_config.scheduler_cls == SCHEDULER and not scheduler_config.async_scheduling
+    ours = scheduler_config.scheduler_cls in (SCHEDULER, CACHE_SCHEDULER)
+    return ours and not scheduler_config.async_scheduling
 
 
 def take_mark(tokens: list[int]) -> bool:

@@ -10,18 +10,21 @@ struct KV {
   char* data;
   Dtype dtype;
   int64_t heads, dim, block_size;
-  int64_t block_step, slot_step, head_step;  // bytes
+  int64_t block_step, slot_step, head_step, dim_step;  // bytes
   const int32_t* table;
 
-  // Raises if the first `length` tokens do not lie inside the cache.
-  KV(const Tensor& tensor, const std::optional<Tensor>& block_table, int64_t length, const char* name)
+  // Raises if the first `length` tokens do not lie inside the cache, or a row does not lie dense; with `by_dim` a block's
+  // tokens may instead lie next to each other for each of a row's elements.
+  KV(const Tensor& tensor, const std::optional<Tensor>& block_table, int64_t length, const char* name,
+     bool by_dim = false)
       : dtype(dtype_of(tensor, name)), table(nullptr) {
     const int64_t paged = block_table.has_value();
     STD_TORCH_CHECK(tensor.dim() == 3 + paged, name, ": [tokens, heads, dim], or with a block_table ",
                     "[blocks, block_size, heads, dim], is needed");
-    check_dense(tensor, name);
+    if (!by_dim || tensor.stride(paged) != 1) check_dense(tensor, name);
     data = static_cast<char*>(tensor.data_ptr());
     const int64_t size = size_of(dtype);
+    dim_step = tensor.stride(2 + paged) * size;
     block_size = tensor.size(paged);
     heads = tensor.size(1 + paged);
     dim = tensor.size(2 + paged);

@@ -23,10 +23,11 @@ struct Places {
 inline int64_t heads_of(const Tensor& cache) { return cache.size(cache.dim() - 2); }
 inline int64_t dim_of(const Tensor& cache) { return cache.size(cache.dim() - 1); }
 
+// With `by_dim` a block's tokens may lie next to each other for each of a row's elements, instead of the elements.
 inline Places places_of(const Tensor& cache, const char* name, const std::optional<Tensor>& block_table,
-                        int64_t length) {
+                        int64_t length, bool by_dim = false) {
   STD_TORCH_CHECK(cache.dim() == (block_table ? 4 : 3), name, " has an unexpected number of dimensions");
-  check_dense(cache, name);
+  if (!by_dim || cache.stride(cache.dim() - 3) != 1) check_dense(cache, name);
   STD_TORCH_CHECK(length >= 0 && length <= std::numeric_limits<int32_t>::max() / 2, "length is out of range");
   const int64_t steps = cache.dim() - 3;  // dimension of the tokens
   Places places = {nullptr, 0, 0, cache.stride(steps), cache.stride(steps + 1), 1};

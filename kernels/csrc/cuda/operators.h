@@ -38,4 +38,7 @@ Tensor merge_segments(const Tensor& similarity, const Tensor& scores, int64_t sl
 Tensor merge_kv_(const Tensor& keys, const Tensor& values, const Tensor& scores, const Tensor& segments,
                  const MaybeTensor& block_table, int64_t slots, std::optional<double> sigma);
 
+Tensor slot_attention(const Tensor& query, const Tensor& keys, const Tensor& values, const Tensor& mass,
+                      const MaybeTensor& block_table, int64_t length, double scale);
+
 }  // namespace decant

@@ -13,4 +13,5 @@ STABLE_TORCH_LIBRARY_IMPL(decant, CUDA, m) {
   m.impl("window_scores", TORCH_BOX(&decant::window_scores));
   m.impl("merge_segments", TORCH_BOX(&decant::merge_segments));
   m.impl("merge_kv_", TORCH_BOX(&decant::merge_kv_));
+  m.impl("slot_attention", TORCH_BOX(&decant::slot_attention));
 }

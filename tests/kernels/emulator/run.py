@@ -22,6 +22,7 @@ TESTS = (
     "pikl",
     "adjacent_similarity",
     "window_scores",
+    "slot_attention",
     "merge",
     "determinism",
 )

@@ -7,9 +7,15 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from vllm.sampling_params import SamplingParams
 
+from decoders.cache import settings as cache
 from decoders.logits.guidance import Guidance
 from decoders.logits.wire import KEY
+from decoders.method import Job
+from decoders.report import Report
+from decoders.request import DecodingRequest
+from decoders.sequence.candidates.choosing import Desk
 from decoders.sequence.candidates.scoring import MOST_LABELS, Scores, _Scorer, score
 from server import embedded
 from server.engine import DecodingEngine
@@ -118,6 +124,19 @@ async def test_guided_scores_and_a_guide_alone(
             logs = polite if name == "alone" else (base + 0.5 * polite).log_softmax(-1)
             wanted = [float(logs[len(prompt) + i - 1, token]) for i, token in enumerate(one)]
             assert row == pytest.approx(wanted, abs=1e-4)
+
+
+async def test_scores_are_of_the_whole_context_whatever_the_samples_read(
+    engine: DecodingEngine, reference: Reference, words: list[int]
+) -> None:
+    prompt, candidates = words[:300], [words[40:50], words[100:107]]
+    settings = DecodingRequest.model_validate({"cache": {"method": "streaming", "budget": 0.2}})
+    assert settings.cache is not None
+    arguments = {**settings.cache.engine_arguments(), cache.REPORT: "scores"}
+    params = SamplingParams(extra_args=arguments)
+    job = Job("whole", prompt, params, Report(), engine.deployment)
+    found = await Desk(job, engine.engines["base"], "base").score(prompt, candidates)
+    require(found, reference, prompt, candidates)
 
 
 async def test_cancelling_ends_every_request(engine: DecodingEngine, words: list[int]) -> None:
