@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.kv_cache_utils import KVCacheBlock
@@ -67,7 +67,7 @@ class CompressibleManager(FullAttentionManager):
 class Compressing:
     """Mixed in before Decant's scheduler classes."""
 
-    tail_managers = (CompressibleManager,)
+    tail_managers: ClassVar[tuple[type, ...]] = (CompressibleManager,)
     kv_cache_manager: Any
     connector: Any
     running: list[Request]

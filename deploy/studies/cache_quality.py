@@ -28,7 +28,7 @@ METHODS: Final[Mapping[str, dict[str, Any]]] = {
     "kvmerger": {"method": "kvmerger"},
     "kvmerger, mass": {"method": "kvmerger", "mass": True},
     "kvmerger, heavy 0.1, pool 1": {"method": "kvmerger", "heavy": 0.1, "pool": 1},
-    "kvmerger, peak 0.6": {"method": "kvmerger", "peak": 0.6},
+    "kvmerger, peak 0.45": {"method": "kvmerger", "peak": 0.45},
     "snapkv": {"method": "snapkv"},
     "streaming": {"method": "streaming"},
 }
