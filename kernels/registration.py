@@ -1,5 +1,6 @@
 """Registers the operators with torch: schemas, fakes, and the reference where no native library is."""
 
+import logging
 from functools import cache
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from kernels import native, reference
 from kernels.schemas import NAMESPACE, SCHEMAS
 
+log = logging.getLogger(__name__)
 _libraries: list[torch.library.Library] = []
 
 
@@ -20,9 +22,20 @@ def register() -> None:
         library.define(name + schema)
         torch.library.register_fake(f"{NAMESPACE}::{name}", FAKES[name], lib=library)
     for device, status in native.status().items():
-        if not status.native:
-            for name in SCHEMAS:
-                library.impl(name, getattr(reference, name), device)
+        lacking = [name for name in SCHEMAS if not (status.native and _implemented(name, device))]
+        for name in lacking:
+            library.impl(name, getattr(reference, name), device)
+        if status.native and lacking:
+            log.warning(
+                "the %s library was built from older sources: %s run as plain torch. 'python -m "
+                "kernels.build' builds it anew",
+                device,
+                ", ".join(lacking),
+            )
+
+
+def _implemented(name: str, device: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", device))
 
 
 def _entropy(logits: Tensor, rows: Tensor | None) -> Tensor:

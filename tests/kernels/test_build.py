@@ -32,6 +32,19 @@ print(native.status()["CPU"], native.instruction_sets())
 """
 
 
+NEWER = """
+import logging
+logging.basicConfig(format="LOG %(levelname)s %(message)s")
+import torch
+from kernels import reference, registration
+registration.SCHEMAS["later"] = "(Tensor x) -> Tensor"
+registration.FAKES["later"] = torch.empty_like
+reference.later = lambda x: x + 1
+from kernels import ops
+print(ops.entropy(torch.zeros(2, 8)).tolist(), torch.ops.decant.later(torch.zeros(1)).tolist())
+"""
+
+
 def run_without(folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(Path(build.__file__).parent.parent)}
     done = subprocess.run(
@@ -89,6 +102,12 @@ def test_without_a_build_plain_torch_runs(tmp_path: Path) -> None:
 def test_a_library_that_does_not_load_is_named(tmp_path: Path) -> None:
     (tmp_path / "libdecant_cpu.so").write_bytes(b"no library")
     assert "libdecant_cpu.so does not load" in run_without(tmp_path)
+
+
+def test_what_an_older_library_lacks_runs_as_plain_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", NEWER], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[3.0, 3.0] [1.0]"
+    assert "older sources: later run as plain torch" in done.stderr
 
 
 def test_an_unchanged_library_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
