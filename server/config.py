@@ -238,7 +238,7 @@ class ServeSettings(BaseSettings):
     )
     otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$")] | None = Field(
         default=None,
-        description="OpenTelemetry collector that gets traces, by OTLP over HTTP, e.g. http://localhost:4318. "
+        description="OpenTelemetry collector that gets traces by OTLP over HTTP, like http://localhost:4318. "
         "The OTEL_* variables (headers, sampler, resource) are heeded.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -84,6 +84,10 @@ class Metrics:
         self.engine_condition = self._gauge(
             "engine_condition", "1 for the condition the engine is in", "engine", "condition"
         )
+        self.engine_requests = self._gauge(
+            "engine_requests", "Requests given to an engine that have not ended", "engine"
+        )
+        self.tasks = self._gauge("tasks", "Tasks of the server's event loop")
         self.engine_failures = self._counter(
             "engine_failures", "Engines that died or hung", "engine", "reason"
         )

@@ -1,5 +1,6 @@
 """GET /health, /ready, /metrics, /version and /."""
 
+import asyncio
 from typing import Any, get_args
 
 import vllm
@@ -27,7 +28,8 @@ def watches(state: State) -> tuple[speculation.Watch, compression.Watch]:
     return speculation.Watch(*given), compression.Watch(*given)
 
 
-@router.api_route("/health", methods=["GET", "HEAD"])
+@router.head("/health", include_in_schema=False)
+@router.get("/health")
 async def health(state: Shared) -> dict[str, Any]:
     """Whether the server is to go on: 503 if an engine has died or hangs for good.
 
@@ -39,7 +41,8 @@ async def health(state: Shared) -> dict[str, Any]:
     return {"status": status, "engines": conditions}
 
 
-@router.api_route("/ready", methods=["GET", "HEAD"])
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready")
 async def ready(state: Shared) -> dict[str, Any]:
     """Whether requests of every kind are taken; 503 while the server drains or an engine is not up."""
     _require_engines(state)
@@ -58,6 +61,9 @@ async def metrics(state: Shared) -> Response:
         METRICS.engine_up.labels(name).set(condition == "up")
         for one in get_args(Condition):
             METRICS.engine_condition.labels(name, one).set(condition == one)
+        unfinished = state.engine.engines[name].output_processor.get_num_unfinished_requests()
+        METRICS.engine_requests.labels(name).set(unfinished)
+    METRICS.tasks.set(len(asyncio.all_tasks()))
     for watch in watches(state):
         await watch.refresh()
     return Response(exposition(state.engine_metrics), media_type=CONTENT_TYPE_LATEST)
