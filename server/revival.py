@@ -4,6 +4,8 @@ The AsyncLLM object stays, with its tokenizer, output processor and metrics, so 
 """
 
 import contextlib
+import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -34,7 +36,17 @@ def kill(left: list[psutil.Process]) -> None:
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=END_SECONDS)
+    # Not psutil.wait_procs, which would take the exit status away from vLLM's own watch over its children.
+    deadline = time.monotonic() + END_SECONDS
+    while any(_runs(process) for process in left) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def release(engine: AsyncLLM) -> None:
@@ -53,10 +65,15 @@ def release(engine: AsyncLLM) -> None:
         engine.logger_manager.record(scheduler_stats=SchedulerStats(), iteration_stats=None)
 
 
-def start_core(engine: AsyncLLM, arguments: dict[str, Any]) -> EngineCoreClient:
-    """A new core for the engine, up and with its model loaded. Blocks; raises what hinders the start."""
+def start_core(engine: AsyncLLM, arguments: dict[str, Any], unwanted: Callable[[], bool]) -> EngineCoreClient:
+    """A new core for the engine, up and with its model loaded. Blocks; raises what hinders the start.
+
+    unwanted: asked before the new process begins.
+    """
     engine.engine_core.shutdown(timeout=0)
     config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    if unwanted():
+        raise RuntimeError("the server is ending")
     return EngineCoreClient.make_async_mp_client(
         vllm_config=config,
         executor_class=Executor.get_class(config),

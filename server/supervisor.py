@@ -53,6 +53,7 @@ class Supervisor:
         self.processes = {name: processes(engine) for name, engine in self.engines.items()}
         self.starting: dict[str, asyncio.Task[None]] = {}
         self.looked = time.monotonic()
+        self.closed = False
         self.given_up = asyncio.Event()
 
     def _pulse(self) -> Pulse:
@@ -72,6 +73,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Stop watching, and end engines that are just being started."""
+        self.closed = True
         tasks = list(self.starting.values())
         for task in tasks:
             task.cancel()
@@ -138,7 +140,7 @@ class Supervisor:
         self.given_up.set()
 
     def _new_core(self, name: str, engine: Engine) -> Any:
-        return start_core(engine, self.plans[name].arguments)
+        return start_core(engine, self.plans[name].arguments, lambda: self.closed)
 
 
 def _first_line(error: Exception) -> str:
