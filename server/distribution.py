@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 
 class Counts:
@@ -56,6 +55,6 @@ class Distribution(Collector):
             seen, buckets = 0, []
             for bound, count in zip((*self.bounds, float("inf")), child.counts, strict=True):
                 seen += count
-                buckets.append((floatToGoString(bound), seen))
+                buckets.append(("+Inf" if bound == float("inf") else str(bound), seen))
             family.add_metric(labels, buckets, child.total)
         yield family
