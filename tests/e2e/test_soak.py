@@ -60,7 +60,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def soaked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decant]:
     log: Path = tmp_path_factory.mktemp("soaked") / "log"
-    with serving(log, "--log-level", "warning") as server:
+    with serving(log) as server:
         yield server
 
 
