@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
-.PHONY: help setup setup-dev serve test check lint types unit e2e format clean
+.PHONY: help setup setup-dev serve test check lint types unit e2e soak format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -72,6 +72,9 @@ unit: setup-dev
 
 e2e: setup-dev
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+soak: setup-dev
+	@SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest tests/e2e/test_soak.py $(ARGS)
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

@@ -10,11 +10,18 @@ from typing import Any
 
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from server.progress import Steps
+
 ACCEPTED: ContextVar[asyncio.Event | None] = ContextVar("accepted", default=None)
 
 
 class Engine(AsyncLLM):
-    """AsyncLLM that sets the current request's ACCEPTED once the request has passed every check."""
+    """AsyncLLM that sets the current request's ACCEPTED once the request has passed every check.
+
+    steps: those it has reported.
+    """
+
+    steps: Steps
 
     async def add_request(self, *args: Any, **kwargs: Any) -> Any:
         queue = await super().add_request(*args, **kwargs)

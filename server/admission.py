@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import perf_counter
 
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
@@ -32,6 +33,8 @@ def admit(
     except Refusal as refusal:
         raise ApiError.of(refusal) from None
     call = Call(decoding, decoding.new_report(), candidate_tokens=limits.candidate_tokens)
+    for method in (decoding.sequence_method(), *decoding.engine_methods()):
+        METRICS.asked.labels(method.layer, method.method).inc()
     request._call = call
     return call
 
@@ -122,10 +125,12 @@ class Slots:
         self._count(+1)
         try:
             METRICS.queued.inc()
+            began = perf_counter()
             try:
                 await self._running.acquire()
             finally:
                 METRICS.queued.dec()
+                METRICS.slot_wait.of().observe(perf_counter() - began)
             try:
                 yield
             finally:

@@ -21,9 +21,15 @@ from server.middleware import BodyLimit, RequestContext
 from server.openai import Handlers
 from server.routes import State, generate, models, operate, rank, tokenize
 from server.scrub import words
+from server.tracing import TraceRequests, Tracing
 
 
-def build_app(engine: DecodingEngine, settings: ServeSettings, engine_metrics: EngineMetrics) -> FastAPI:
+def build_app(
+    engine: DecodingEngine,
+    settings: ServeSettings,
+    engine_metrics: EngineMetrics,
+    tracing: Tracing | None = None,
+) -> FastAPI:
     """The service over engines that are up."""
     limits = settings.limits
     app = FastAPI(
@@ -59,6 +65,8 @@ def build_app(engine: DecodingEngine, settings: ServeSettings, engine_metrics: E
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
+    if tracing is not None:
+        app.add_middleware(TraceRequests, tracer=tracing.tracer)
     app.add_middleware(RequestContext)
     return app
 

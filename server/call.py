@@ -14,6 +14,15 @@ from server.outcome import Outcomes
 
 
 @dataclass
+class Account:
+    """Tokens of one request, over all its prompts: as given, as found in the prefix cache, as delivered."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+
+@dataclass
 class Call:
     """What was asked for, and what has been done so far."""
 
@@ -22,6 +31,19 @@ class Call:
     outcomes: Outcomes = field(default_factory=Outcomes)
     phrasing: Phrasing | None = None
     candidate_tokens: int | None = None  # most tokens all candidates together may have
+    account: Account = field(default_factory=Account)
+    lost: str | None = None  # the engine that died or hung while, or before, it worked on this
+
+    def methods(self) -> list[str]:
+        """The names of the methods that decode it, by layer."""
+        return [one.method for one in (self.decoding.sequence_method(), *self.decoding.engine_methods())]
+
+    def computed(self) -> int:
+        """Tokens that models ran for it so far, all candidates, scores and repetitions included."""
+        spent, sequence = self.report.spent, self.report.layers.get("sequence", {})
+        decoded = spent["sampled"] or self.account.completion
+        again = int(sequence.get("recomputed_tokens", 0))
+        return self.account.prompt - self.account.cached + decoded + again + spent["scored"]
 
     def check_sampling(self, params: SamplingParams) -> None:
         """Raise ApiError 400 for a sampling parameter that one of the methods cannot honour."""

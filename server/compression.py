@@ -28,6 +28,8 @@ def begin(method: CompressedMethod, layer: dict[str, Any], tokens: int, engine: 
     plan = make_plan(tokens, settings, size)
     kept = tokens - (plan.skip(tokens) * size if plan is not None else 0)
     _add(layer, {"prompt_tokens": tokens, "kept_slots": kept})
+    for kind, slots in (("given", tokens), ("kept", kept)):
+        METRICS.cache_slots.labels(method.method, kind).inc(slots)
     if plan is None and method.budget < 1:
         layer["warning"] = (
             f"the budget frees nothing of a prompt of {tokens} tokens: prompts from min_prompt on are "

@@ -220,6 +220,27 @@ class ServeSettings(BaseSettings):
         allow_inf_nan=False,
         description="How long /health answers 503 after an engine died, before exiting.",
     )
+    restart_engines: int = Field(
+        default=0,
+        ge=0,
+        description="How often within restart_window_seconds an engine that died or hangs is started again, "
+        "while the others serve on; then, or at once with 0, the server exits.",
+    )
+    restart_window_seconds: float = Field(
+        default=600.0, gt=0, allow_inf_nan=False, description="The time in which restart_engines counts."
+    )
+    hang_seconds: float | None = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="An engine with requests that takes no step for so long counts as dead; longer where a "
+        "step computes much of a prompt. null: never.",
+    )
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$")] | None = Field(
+        default=None,
+        description="OpenTelemetry collector that gets traces by OTLP over HTTP, like http://localhost:4318. "
+        "The OTEL_* variables (headers, sampler, resource) are heeded.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe message of Decant's own to log."
     )

@@ -8,8 +8,8 @@ deltas.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from copy import copy
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -18,9 +18,10 @@ from uuid import uuid4
 from vllm.engine.protocol import EngineClient
 from vllm.exceptions import QueueOverflowError, VLLMValidationError
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import FinishReason
-from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
 from decoders.cache.settings import REPORT as CACHE_REPORT
@@ -31,6 +32,7 @@ from decoders.method import ChoosingMethod, Chunk, Circumstances, Job, SequenceM
 from server.call import Call
 from server.chunks import core_output
 from server.compression import Measured, begin
+from server.group import EngineGroup
 from server.metrics import METRICS, count_candidates
 from server.requests import CALL
 from server.tally import Tally
@@ -46,27 +48,25 @@ def _require_text(output: RequestOutput) -> None:
         raise VLLMValidationError("The grammar or schema accepts no text.", parameter="structured_outputs")
 
 
-class DecodingEngine(EngineClient):
-    """The engines of one served model behind vLLM's engine interface.
+class DecodingEngine(EngineGroup):
+    """The engines of one served model, each request run by its sequence method.
 
     Args:
         engines: AsyncLLM engines by name; all share one tokenizer.
         deployment: what they are, and which is the default.
         prompt_tokens: the longest prompt accepted, in tokens; None leaves it to the engine.
+        restarts: whether a dead engine is started again, so that the others go on meanwhile.
     """
 
     def __init__(
-        self, engines: Mapping[str, EngineClient], deployment: Deployment, prompt_tokens: int | None = None
+        self,
+        engines: Mapping[str, EngineClient],
+        deployment: Deployment,
+        prompt_tokens: int | None = None,
+        restarts: bool = False,
     ) -> None:
-        self.engines = dict(engines)
-        self.deployment = deployment
+        super().__init__(engines, deployment, restarts)
         self.prompt_tokens = prompt_tokens
-        self.base = self.engines[deployment.default]
-        self.vllm_config = self.base.vllm_config
-        self.model_config = self.base.model_config
-        self.renderer = self.base.renderer
-        self.input_processor = self.base.input_processor
-        self.output_processor = OutputProcessor(self.renderer.tokenizer, log_stats=False)
         self.active: Counter[str] = Counter()  # two requests may carry the same id
         self.closed = False
         self._aside: set[asyncio.Task[Any]] = set()
@@ -86,12 +86,15 @@ class DecodingEngine(EngineClient):
             Circumstances(self.deployment, self.active.total(), length, sampling_params), call.report
         )
         name = method.direct(self.deployment)
+        names = method.engines(self.deployment)
+        self.require(names, call)
         # One engine samples all candidates of a method that chooses.
-        home = method.engines(self.deployment)[0] if isinstance(method, ChoosingMethod) else name
+        home = names[0] if isinstance(method, ChoosingMethod) else name
         prompt, reported = self._prepare(call, prompt, sampling_params, name is not None)
         self.check_priority(options.get("priority", 0), home or self.deployment.default)
         self._check_speculation(sampling_params, home)
-        tally = Tally(method.method, name, call.report, self._speculative(name))
+        streamed = sampling_params.output_kind is RequestOutputKind.DELTA
+        tally = Tally(method.method, name, call, self._speculative(name), length, streamed)
         outcome = None
         if reported is not None and name is not None:
             layer = call.report.layer("logits")
@@ -101,15 +104,14 @@ class DecodingEngine(EngineClient):
         if name is not None:
             source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
         else:
-            source = self._run(method, call, prompt, sampling_params, request_id, options)
+            source = self._run(method, call, prompt, sampling_params, request_id, options, tally)
         self.active[request_id] += 1
         constrained = sampling_params.structured_outputs is not None
         try:
             # One generator deep: every layer here costs each token of each stream.
             async with aclosing(source) as outputs:
                 async for output in outputs:
-                    if name is not None:
-                        tally.add(output)
+                    tally.add(output)
                     if output.finished and constrained:
                         _require_text(output)
                     if outcome is not None:
@@ -117,9 +119,22 @@ class DecodingEngine(EngineClient):
                     if measured is not None and output.finished:
                         await measured.settle()
                     yield output
+        except EngineDeadError:
+            self.note_loss(names, call)
+            raise
         finally:
             tally.settle()
             self.active -= Counter([request_id])
+
+    def require(self, names: Sequence[str], call: Call) -> None:
+        """Raise EngineDeadError, noted in the call, if one of these engines takes no requests now."""
+        if (lost := self.lost(names)) is not None:
+            call.lost = lost
+            raise EngineDeadError()
+
+    def note_loss(self, names: Sequence[str], call: Call) -> None:
+        """Note in the call which of its engines it was lost with."""
+        call.lost = call.lost or self.lost(names) or names[0]
 
     async def aside(self, work: Coroutine[Any, Any, T]) -> T:
         """Do work on the engines that gives no tokens; `abort_all` ends it, with the error of a closed
@@ -223,6 +238,7 @@ class DecodingEngine(EngineClient):
         params: SamplingParams,
         request_id: str,
         options: dict[str, Any],
+        tally: Tally,
     ) -> AsyncGenerator[RequestOutput, None]:
         report = call.report
         if not isinstance(prompt, dict) or prompt.get("type") != "token":
@@ -257,7 +273,7 @@ class DecodingEngine(EngineClient):
                     phrasing=call.phrasing,
                 )
                 jobs.append(job)
-            tasks += self._start(method, jobs, request.request_id, queue)
+            tasks += self._start(method, jobs, request.request_id, queue, tally)
             finished = False
             while not finished:
                 output = queue.get_nowait() or await queue.get()
@@ -274,20 +290,23 @@ class DecodingEngine(EngineClient):
             queue.close()
 
     def _start(
-        self, method: SequenceMethod, jobs: list[Job], id: str, queue: RequestOutputCollector
+        self, method: SequenceMethod, jobs: list[Job], id: str, queue: RequestOutputCollector, tally: Tally
     ) -> list[asyncio.Task[None]]:
         """The tasks that feed all choices: one a choice, or a single one of a method that chooses."""
         if isinstance(method, ChoosingMethod):
             whole = replace(jobs[0], id=id, choices=len(jobs))
             return [asyncio.create_task(self._choose(method, whole, [job.id for job in jobs], queue))]
-        return [asyncio.create_task(self._pump(method, job, queue)) for job in jobs]
+        return [asyncio.create_task(self._pump(method, job, queue, tally)) for job in jobs]
 
-    async def _pump(self, method: SequenceMethod, job: Job, queue: RequestOutputCollector) -> None:
+    async def _pump(
+        self, method: SequenceMethod, job: Job, queue: RequestOutputCollector, tally: Tally
+    ) -> None:
         """Feed one choice's chunks to the output processor until the choice has ended."""
         try:
             async with aclosing(method.generate(job, self.engines)) as chunks:
                 async for chunk in chunks:
                     METRICS.tokens.labels(method.method, chunk.engine).inc(len(chunk.token_ids))
+                    tally.pace(job.index)
                     job.report.add_tokens(chunk.engine, len(chunk.token_ids))
                     done = self.output_processor.process_outputs([core_output(job.id, chunk)])
                     if done.reqs_to_abort:  # a stop string matched
@@ -324,39 +343,6 @@ class DecodingEngine(EngineClient):
             made = job.report.layer("sequence").get("candidates", ())
             count_candidates(method.method, job.report, len(made))
 
-    # ---- state and shutdown ----------------------------------------------------------------------------
-
-    def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
-        self.base.check_admission(n, request_id)
-
-    @property
-    def is_running(self) -> bool:
-        return all(engine.is_running for engine in self.engines.values())
-
-    @property
-    def is_stopped(self) -> bool:
-        return any(engine.is_stopped for engine in self.engines.values())
-
-    @property
-    def errored(self) -> bool:
-        return any(engine.errored for engine in self.engines.values())
-
-    @property
-    def dead_error(self) -> BaseException:
-        dead = (engine.dead_error for engine in self.engines.values() if engine.errored)
-        return next(dead, self.base.dead_error)
-
-    def dead_engines(self) -> list[str]:
-        return [name for name, engine in self.engines.items() if engine.errored]
-
-    async def abort(self, request_id: str | Iterable[str]) -> None:
-        """End requests; their outputs so far are delivered with finish_reason 'abort'."""
-        ids = [request_id] if isinstance(request_id, str) else list(request_id)
-        self.output_processor.abort_requests(ids, internal=False)
-        for engine in self.engines.values():
-            with suppress(Exception):  # a dead engine has nothing left to abort
-                await engine.abort(ids)
-
     async def abort_all(self) -> int:
         """Abort every request and take no more; the number there was."""
         self.closed = True
@@ -365,28 +351,3 @@ class DecodingEngine(EngineClient):
             task.cancel()
         await self.abort(list(self.active))
         return count
-
-    def shutdown(self, timeout: float | None = None) -> None:
-        for engine in self.engines.values():
-            engine.shutdown(timeout=timeout)
-
-    async def get_supported_tasks(self) -> Any:
-        return await self.base.get_supported_tasks()
-
-    def encode(self, *args: Any, **kwargs: Any) -> Any:
-        return self.base.encode(*args, **kwargs)
-
-
-def _fan_out(name: str) -> Any:
-    async def call(self: DecodingEngine, *args: Any, **kwargs: Any) -> Any:
-        results = [await getattr(engine, name)(*args, **kwargs) for engine in self.engines.values()]
-        return all(results) if isinstance(results[0], bool) else results[0]
-
-    call.__name__ = name
-    return call
-
-
-# The control plane (sleep, profiling, caches, adapters, ...) goes to every engine.
-for _name in sorted(DecodingEngine.__abstractmethods__ | {"collective_rpc"}):
-    setattr(DecodingEngine, _name, _fan_out(_name))
-DecodingEngine.__abstractmethods__ = frozenset()

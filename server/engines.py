@@ -29,6 +29,7 @@ from server.acceptance import Engine
 from server.config import ConfigError, EngineSettings, ServeSettings
 from server.metrics import EngineMetrics, stat_logger
 from server.models import EMBEDDED_ARGUMENTS, locate, weight_bytes
+from server.progress import Steps
 
 logger = logging.getLogger("decant.engines")
 
@@ -213,12 +214,14 @@ def _require_memory(plans: list[Plan]) -> None:
 def create(plan: Plan, metrics: EngineMetrics) -> Engine:
     """The engine, with its core process up. Blocks until the model is loaded."""
     try:
-        arguments = AsyncEngineArgs(**plan.arguments)
-        return Engine.from_engine_args(
+        arguments, steps = AsyncEngineArgs(**plan.arguments), Steps()
+        engine = Engine.from_engine_args(
             arguments,
             usage_context=UsageContext.OPENAI_API_SERVER,  # what vLLM's defaults for batches depend on
-            stat_loggers=[stat_logger(metrics.registry(plan.name))],
+            stat_loggers=[stat_logger(metrics.registry(plan.name)), steps],
         )
+        engine.steps = steps
+        return engine
     except ConfigError:
         raise
     except Exception as error:

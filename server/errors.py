@@ -89,9 +89,19 @@ def unavailable(message: str, code: str, retry_after: int = RETRY_AFTER) -> ApiE
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code=code, headers=headers)
 
 
-def engine_dead(name: str) -> ApiError:
-    """503 for as long as the process of a dead engine still answers."""
-    return unavailable(f"Engine '{name}' has died; the server is going down.", "engine_dead", RETRY_AFTER)
+GOING_DOWN = "the server is going down"
+CONDITIONS = {
+    "dead": ("has died", GOING_DOWN, "engine_dead"),
+    "hung": ("hangs", GOING_DOWN, "engine_hung"),
+    "restarting": ("has died", "it is being started again; try again", "engine_restarting"),
+    "up": ("has died", "it was started again; try again", "engine_restarting"),
+}
+
+
+def engine_lost(name: str, condition: str, retry_after: int = RETRY_AFTER) -> ApiError:
+    """503 for what needs an engine that is, or just was, in this condition."""
+    what, then, code = CONDITIONS[condition]
+    return unavailable(f"Engine '{name}' {what}; {then}.", code, retry_after)
 
 
 def model_not_found() -> ApiError:

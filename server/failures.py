@@ -15,7 +15,7 @@ from server.errors import (
     ApiError,
     code_of,
     crashed,
-    engine_dead,
+    engine_lost,
     from_validation,
     invalid,
     model_not_found,
@@ -60,6 +60,11 @@ def infer_param(message: str, body: dict[str, Any]) -> str | None:
     return None
 
 
+def lost_error(engine: DecodingEngine, name: str) -> ApiError:
+    """503 for a request that needs this engine, which died or hangs."""
+    return engine_lost(name, engine.condition(name), engine.retry_after(name))
+
+
 class Failures:
     """Turns what went wrong in one request into an ApiError."""
 
@@ -88,8 +93,8 @@ class Failures:
         return self._error(int(error["code"]), str(error["message"]), error.get("param"))
 
     def _error(self, status: int, message: str, param: str | None) -> ApiError:
-        if dead := self.engine.dead_engines():
-            return engine_dead(dead[0])
+        if lost := self._lost():
+            return lost_error(self.engine, lost)
         if status == 404 and param == "model":
             return model_not_found()
         if status >= 500 and status not in (501, 503):
@@ -109,6 +114,13 @@ class Failures:
         if status == 503:
             return unavailable(message, "overloaded")
         return ApiError(status, message, code=code_of(status), param=param)
+
+    def _lost(self) -> str | None:
+        """The engine whose loss this request's failure is."""
+        call = getattr(self.request.state, "call", None)
+        if call is not None and call.lost is not None:
+            return str(call.lost)
+        return next(iter(self.engine.dead_engines()), None)
 
     def _is_at_fault(self, field: str, body: dict[str, Any]) -> bool:
         """Whether a field vLLM names can be the one: it was sent, or it is one that is missing."""

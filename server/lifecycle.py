@@ -18,16 +18,18 @@ from server.app import build_app
 from server.config import ConfigError, ServeSettings
 from server.engine import DecodingEngine
 from server.engines import describe, plan_engines, require_presets, start_engines
-from server.errors import engine_dead, unavailable
+from server.errors import unavailable
+from server.failures import lost_error
 from server.metrics import EngineMetrics
 from server.protocol import BoundedProtocol
 from server.routes import State
 from server.routes.operate import watches
+from server.supervisor import Supervisor
+from server.tracing import tracing_to
 
 logger = logging.getLogger("decant.server")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-WATCH = 0.5  # seconds between looks at the engines
 ABORT_GRACE = 5.0  # seconds that aborted requests get to deliver their last event
 
 
@@ -47,16 +49,24 @@ async def serve(settings: ServeSettings, sock: socket.socket) -> int:
     metrics = EngineMetrics()
     engines = await start_engines(plans, metrics)
     deployment = describe(plans, engines, settings.default_engine_name())
-    engine = DecodingEngine(engines, deployment, settings.limits.prompt_tokens)
+    limit, restarts = settings.limits.prompt_tokens, settings.restart_engines > 0
+    tracing = tracing_to(settings.otlp_endpoint) if settings.otlp_endpoint else None
+    seen = tracing.engines(engines) if tracing is not None else engines
+    engine = DecodingEngine(seen, deployment, limit, restarts)
+    supervisor = Supervisor(engine, engines, plans, settings)
     try:
         require_presets(settings, deployment)
-        app = build_app(engine, settings, metrics)
+        app = build_app(engine, settings, metrics, tracing)
         state: State = app.state.decant
         await asyncio.to_thread(state.handlers.warmup)
+        await engine.get_supported_tasks()  # vLLM would ask at the first request, and again after a death
         freeze_gc_heap()  # what is loaded stays; collections need not walk it again and again
-        return await Service(app, state, sock).run(time.perf_counter() - began)
+        return await Service(app, state, sock, supervisor).run(time.perf_counter() - began)
     finally:
+        await supervisor.close()
         await asyncio.to_thread(engine.shutdown, 0)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
         sock.close()
 
 
@@ -78,8 +88,9 @@ def _leave_on_signals() -> None:
 class Service:
     """One server process while it serves."""
 
-    def __init__(self, app: FastAPI, state: State, sock: socket.socket) -> None:
+    def __init__(self, app: FastAPI, state: State, sock: socket.socket, supervisor: Supervisor) -> None:
         self.state = state
+        self.supervisor = supervisor
         self.sock = sock
         self.status = 0
         drain = state.settings.drain_seconds
@@ -149,12 +160,10 @@ class Service:
             self.server.force_exit = True
 
     async def _watch_engines(self) -> None:
-        """When an engine dies: fail /health for a while, so that probes see it, then end the process."""
-        while not (dead := self.state.engine.dead_engines()):  # noqa: ASYNC110 (vLLM has no event)
-            await asyncio.sleep(WATCH)
+        """When an engine is lost: fail /health for a while, so that probes see it, then end the process."""
+        lost = await self.supervisor.run()
         self.status = 1
-        self.state.slots.closed = engine_dead(dead[0])
-        logger.error("engine %s died; exiting", ", ".join(dead))
+        self.state.slots.closed = lost_error(self.state.engine, lost[0])
         await asyncio.sleep(self.state.settings.death_grace_seconds)
         self.server.should_exit = True
         if self.state.slots.held:

@@ -13,7 +13,11 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from decoders.report import Report
+from server.distribution import Distribution
 
+# From models of a few million parameters on a core to long reasoning of very large ones.
+TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+ANSWER_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 MERGE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)  # seconds
 PER_STEP = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16)  # tokens
@@ -33,6 +37,40 @@ class Metrics:
         self.disconnected = self._counter(
             "requests_disconnected", "Requests whose client left early", "route"
         )
+        self.slot_wait = self._distribution(
+            "slot_wait_seconds", "Time in line for a slot", (), ANSWER_SECONDS
+        )
+        self.engine_queue = self._distribution(
+            "engine_queue_seconds",
+            "Time an engine let a request wait before its first step; requests that one engine runs directly",
+            *(("method",), ANSWER_SECONDS),
+        )
+        self.first_token = self._distribution(
+            "method_first_token_seconds",
+            "Time from a prompt's admission to its first token",
+            *(("method",), ANSWER_SECONDS),
+        )
+        self.inter_token = self._distribution(
+            "inter_token_seconds",
+            "Time between tokens of one choice; of whole answers the mean, as often as there are gaps",
+            *(("method",), TOKEN_SECONDS),
+        )
+        self.answer = self._distribution(
+            "answer_seconds",
+            "Time from a prompt's admission to its answer's end",
+            ("method",),
+            ANSWER_SECONDS,
+        )
+        self.asked = self._counter("decoding_requests", "Requests that a method decodes", "layer", "method")
+        self.decoded = self._counter(
+            "decoding_tokens", "Tokens delivered that a method decoded", "layer", "method"
+        )
+        self.draft_tokens = self._counter(
+            "draft_tokens", "Draft tokens, verified and accepted", "engine", "method", "kind"
+        )
+        self.cache_slots = self._counter(
+            "cache_prompt_slots", "KV slots of prompts, as given and as a method keeps them", "method", "kind"
+        )
         self.tokens = self._counter("tokens", "Tokens decoded for answers", "method", "engine")
         self.switches = self._counter("switches", "Changes of engine within answers", "method")
         self.recomputed = self._counter(
@@ -43,6 +81,17 @@ class Metrics:
             "candidate_tokens", "Tokens of sampled candidates, and computed for scores", "method", "kind"
         )
         self.engine_up = self._gauge("engine_up", "1 while the engine lives", "engine")
+        self.engine_condition = self._gauge(
+            "engine_condition", "1 for the condition the engine is in", "engine", "condition"
+        )
+        self.engine_requests = self._gauge(
+            "engine_requests", "Requests given to an engine that have not ended", "engine"
+        )
+        self.tasks = self._gauge("tasks", "Tasks of the server's event loop")
+        self.engine_failures = self._counter(
+            "engine_failures", "Engines that died or hung", "engine", "reason"
+        )
+        self.engine_restarts = self._counter("engine_restarts", "Starts of engines that were lost", "engine")
         self.speculation_tokens_per_step = self._histogram(
             "speculation_tokens_per_step", "Tokens a request got per engine step", "engine", buckets=PER_STEP
         )
@@ -79,6 +128,11 @@ class Metrics:
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(f"decant_{name}", help_text, labels, registry=self.registry)
+
+    def _distribution(
+        self, name: str, help_text: str, labels: tuple[str, ...], bounds: tuple[float, ...]
+    ) -> Distribution:
+        return Distribution(f"decant_{name}", help_text, labels, bounds, self.registry)
 
     def _histogram(
         self, name: str, help_text: str, *labels: str, buckets: tuple[float, ...] = SECONDS

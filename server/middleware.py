@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 from http import HTTPStatus
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -19,6 +20,8 @@ from server.protocol import MAX_HEADER, header_too_large
 logger = logging.getLogger("decant.access")
 
 _ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
+LINE = "%(method)s %(path)s %(status)s %(ms)s ms"
+DECODING = ("decoding", "prompt_tokens", "completion_tokens", "computed_tokens")
 PROBES = frozenset({"/health", "/ready", "/metrics"})
 
 
@@ -63,6 +66,15 @@ def _unreadable(scope: Scope) -> ApiError | None:
     return None
 
 
+def decoding_fields(scope: Scope) -> dict[str, Any]:
+    """What decoded the request, and its tokens: of the prompts, delivered, and run through models in all."""
+    call = scope.get("state", {}).get("call")
+    if call is None:
+        return {}
+    tokens = (call.account.prompt, call.account.completion, call.computed())
+    return dict(zip(DECODING, ("+".join(call.methods()), *tokens), strict=True))
+
+
 class Exchange:
     """One request and the response to it."""
 
@@ -105,8 +117,10 @@ class Exchange:
                 "route": route,
                 "status": self.status,
                 "ms": round(seconds * 1e3, 1),
+                **decoding_fields(self.scope),
             }
-            logger.log(level, "%(method)s %(path)s %(status)s %(ms)s ms", fields, extra={"fields": fields})
+            text = " ".join([LINE, *(f"{name}=%({name})s" for name in DECODING if name in fields)])
+            logger.log(level, text, fields, extra={"fields": fields})
 
 
 class BodyLimit:

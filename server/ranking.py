@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field
 from vllm.sampling_params import SamplingParams
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from decoders.errors import Refusal
 from decoders.method import Job
@@ -109,6 +110,7 @@ async def rank(
 ) -> RankResponse:
     """Score the distinct candidates, play the game, and order them by the rule asked for."""
     name = body.engine or engine.deployment.default
+    engine.require([name], call)
     extra: dict[str, Any] = {}
     for method in call.decoding.engine_methods():
         extra |= method.engine_arguments()
@@ -123,14 +125,20 @@ async def rank(
         phrasing=phrasing,
     )
     distinct = list(dict.fromkeys(body.candidates))
-    judged = await judge(
-        distinct,
-        phrasing,
-        Desk(job, engine.engines[name], name, call.candidate_tokens),
-        body.templates,
-        by_token=body.by_token,
-        end=end_of(phrasing) if body.end else None,
-    )
+    try:
+        judged = await judge(
+            distinct,
+            phrasing,
+            Desk(job, engine.engines[name], name, call.candidate_tokens),
+            body.templates,
+            by_token=body.by_token,
+            end=end_of(phrasing) if body.end else None,
+        )
+    except EngineDeadError:
+        engine.note_loss([name], call)
+        raise
+    call.account.prompt += judged.prompt
+    call.account.cached += judged.prompt  # what was computed of it is in the scored tokens
     ranking = play(judged.evidence, eta=body.eta, lam=body.lam, iterations=body.iterations)
     count_candidates(body.method, call.report, len(distinct))
     return RankResponse(

@@ -61,6 +61,8 @@ class Acceptance:
         """Put it into the report and the metrics."""
         described = self.describe(method, tokens)
         report.layer("sequence")["speculative"] = described
+        for kind in ("drafted", "accepted"):
+            METRICS.draft_tokens.labels(engine, method, kind).inc(described[f"{kind}_tokens"])
         if described["tokens_per_step"] is not None:
             METRICS.speculation_tokens_per_step.labels(engine).observe(described["tokens_per_step"])
 

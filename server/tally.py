@@ -1,38 +1,102 @@
-"""What one engine decodes for one request, counted for metrics and report."""
+"""What one prompt's decoding took: tokens and times, counted while it runs, for metrics, report and log."""
+
+from time import perf_counter
 
 from vllm.outputs import RequestOutput
+from vllm.v1.metrics.stats import RequestStateStats
 
-from decoders.report import Report
+from server.call import Call
 from server.metrics import METRICS
 from server.speculation import Acceptance
 
 
 class Tally:
-    """Counts the tokens one engine decodes for one request, and books them once, when it has ended."""
+    """Counts what is decoded for one prompt of a request, and books it once, when that has ended.
 
-    def __init__(self, method: str, engine: str | None, report: Report, speculative: str | None) -> None:
-        self.method = method
-        self.engine = engine
-        self.speculative = speculative  # how the engine drafts
+    Args:
+        method: the sequence method's name.
+        engine: the one engine that runs the request as it is; None where the method runs it.
+        call: the request; its report and account are filled in.
+        speculative: how the engine drafts, if it does.
+        prompt_tokens: of this prompt.
+        streamed: whether outputs come as tokens do, and not once, at the end.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        engine: str | None,
+        call: Call,
+        speculative: str | None,
+        prompt_tokens: int,
+        streamed: bool,
+    ) -> None:
+        self.method, self.engine, self.call, self.speculative = method, engine, call, speculative
+        self.paced_by_output = streamed and engine is not None
         self.acceptance = Acceptance()
-        self.report = report
         self.tokens = 0
+        self.settled = False
+        self.begun = perf_counter()
+        self.first: float | None = None
+        self.lasts: dict[int, float] = {}  # when each choice's last tokens came
+        self.gaps = METRICS.inter_token.of(method)
+        call.account.prompt += prompt_tokens
         if engine is not None:
-            report.layer("sequence")["engine"] = engine
+            call.report.layer("sequence")["engine"] = engine
+
+    def pace(self, index: int) -> None:
+        """Tokens of choice `index` came. Called for every token: what is slow here is paid by all."""
+        now = perf_counter()
+        last = self.lasts.get(index)
+        if last is not None:
+            self.gaps.observe(now - last)
+        elif self.first is None:
+            self.first = now
+        self.lasts[index] = now
 
     def add(self, output: RequestOutput) -> None:
         for choice in output.outputs:
             self.tokens += len(choice.token_ids)
+            if self.paced_by_output:
+                self.pace(choice.index)
             if choice.spec_decode_metrics is not None:
                 self.acceptance.add(choice.spec_decode_metrics)
                 choice.spec_decode_metrics = None  # vLLM would add it to every answer, asked for or not
         if output.finished:  # the report is read before the generator is closed
+            self._finish(output)
             self.settle()
 
+    def _finish(self, output: RequestOutput) -> None:
+        """Book the times of a prompt that was answered whole."""
+        now, stats = perf_counter(), output.metrics
+        self.call.account.cached += output.num_cached_tokens or 0
+        first = (self.first or now) - self.begun
+        if isinstance(stats, RequestStateStats) and stats.first_token_ts and stats.queued_ts:
+            METRICS.engine_queue.of(self.method).observe(stats.scheduled_ts - stats.queued_ts)
+            if not self.paced_by_output:  # whole answers: the engine knows when their tokens came
+                first = stats.first_token_ts - stats.queued_ts
+                self._pace_evenly(stats)
+        METRICS.first_token.of(self.method).observe(first)
+        METRICS.answer.of(self.method).observe(now - self.begun)
+
+    def _pace_evenly(self, stats: RequestStateStats) -> None:
+        """Of several choices, vLLM tells the times of the one that ended last."""
+        gaps = stats.num_generation_tokens - 1
+        if gaps > 0:
+            self.gaps.observe((stats.last_token_ts - stats.first_token_ts) / gaps, gaps)
+
     def settle(self) -> None:
-        if self.engine is not None and self.tokens:
-            METRICS.tokens.labels(self.method, self.engine).inc(self.tokens)
-            self.report.add_tokens(self.engine, self.tokens)
-            if self.speculative is not None and self.acceptance.choices:
-                self.acceptance.settle(self.engine, self.speculative, self.tokens, self.report)
-            self.tokens = 0
+        """Book the tokens, also of what did not end by itself."""
+        if self.settled:
+            return
+        self.settled = True
+        call, tokens = self.call, self.tokens
+        call.account.completion += tokens
+        for method in (call.decoding.sequence_method(), *call.decoding.engine_methods()):
+            METRICS.decoded.labels(method.layer, method.method).inc(tokens)
+        if self.engine is None or not tokens:
+            return
+        METRICS.tokens.labels(self.method, self.engine).inc(tokens)
+        call.report.add_tokens(self.engine, tokens)
+        if self.speculative is not None and self.acceptance.choices:
+            self.acceptance.settle(self.engine, self.speculative, tokens, call.report)

@@ -58,6 +58,7 @@ async def _answer(body: GeneratingRequest, request: Request, state: State, handl
     for header in ENGINE_HEADERS.intersection(request.headers):
         raise invalid(f"The header '{header}' is not taken here; send 'priority' in the body.")
     call = admit(body, state.presets, state.engine.deployment, state.settings.limits)
+    request.state.call = call
     call.phrasing = phrasing_of(body, request, state.handlers.renderer)
     ASKED_MODEL.set(body.model)
     failures = state.failures(request)

@@ -1,13 +1,15 @@
 """GET /health, /ready, /metrics, /version and /."""
 
-from typing import Any
+import asyncio
+from typing import Any, get_args
 
 import vllm
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server import __version__, compression, speculation
-from server.errors import engine_dead
+from server.failures import lost_error
+from server.group import Condition
 from server.metrics import METRICS, exposition
 from server.routes import Shared, State
 from server.schemas import ERRORS
@@ -17,7 +19,7 @@ router = APIRouter(tags=["Operation"], responses={503: ERRORS[503]})
 
 def _require_engines(state: State) -> None:
     if dead := state.engine.dead_engines():
-        raise engine_dead(dead[0])
+        raise lost_error(state.engine, dead[0])
 
 
 def watches(state: State) -> tuple[speculation.Watch, compression.Watch]:
@@ -26,27 +28,42 @@ def watches(state: State) -> tuple[speculation.Watch, compression.Watch]:
     return speculation.Watch(*given), compression.Watch(*given)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(state: Shared) -> dict[str, Any]:
-    """Whether every engine lives; 503 if one has died."""
+    """Whether the server is to go on: 503 if an engine has died or hangs for good.
+
+    An engine that is being started again is shown as such; the others serve meanwhile.
+    """
     _require_engines(state)
-    return {"status": "ok", "engines": dict.fromkeys(state.engine.engines, "up")}
+    conditions = {name: state.engine.condition(name) for name in state.engine.engines}
+    status = "ok" if set(conditions.values()) == {"up"} else "degraded"
+    return {"status": status, "engines": conditions}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(state: Shared) -> dict[str, Any]:
-    """Whether new requests are taken; 503 while the server drains or an engine is dead."""
+    """Whether requests of every kind are taken; 503 while the server drains or an engine is not up."""
     _require_engines(state)
     if state.slots.closed is not None:
         raise state.slots.closed
+    if (lost := state.engine.lost(state.engine.engines)) is not None:
+        raise lost_error(state.engine, lost)
     return {"status": "ready", "model": state.settings.model_name()}
 
 
 @router.get("/metrics", response_class=Response)
 async def metrics(state: Shared) -> Response:
     """Prometheus metrics: Decant's own and each engine's, told apart by the label `decant_engine`."""
-    for name, engine in state.engine.engines.items():
-        METRICS.engine_up.labels(name).set(not engine.errored)
+    for name in state.engine.engines:
+        condition = state.engine.condition(name)
+        METRICS.engine_up.labels(name).set(condition == "up")
+        for one in get_args(Condition):
+            METRICS.engine_condition.labels(name, one).set(condition == one)
+        unfinished = state.engine.engines[name].output_processor.get_num_unfinished_requests()
+        METRICS.engine_requests.labels(name).set(unfinished)
+    METRICS.tasks.set(len(asyncio.all_tasks()))
     for watch in watches(state):
         await watch.refresh()
     return Response(exposition(state.engine_metrics), media_type=CONTENT_TYPE_LATEST)

@@ -32,6 +32,7 @@ async def create_ranking(body: RankRequest, request: Request, state: Shared) -> 
 async def _rank(body: RankRequest, request: Request, state: State) -> Response:
     engine, model = state.engine, body.model or state.settings.model_name()
     call = admit_ranking(body, state.presets.get(model), engine, state.settings.limits)
+    request.state.call = call
     phrasing = phrasing_of(body.asking(), request, state.handlers.renderer)
     assert phrasing is not None
     async with state.slots.hold():

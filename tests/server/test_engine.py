@@ -28,7 +28,7 @@ class Relay(SequenceMethod):
 
     method: Literal["relay"]
     turn: int = 4
-    engines: tuple[str, ...] = ("base", "base")
+    path: tuple[str, ...] = ("base", "base")
     fails_after: int = 10**9
     forgets_to_finish: bool = False
 
@@ -37,7 +37,7 @@ class Relay(SequenceMethod):
         while emitted < job.params.max_tokens:
             if turns >= self.fails_after:
                 raise ValueError("the relay fell")
-            name = self.engines[turns % len(self.engines)]
+            name = self.path[turns % len(self.path)]
             params = job.params.clone()
             params.n, params.output_kind, params.stop, params.detokenize = 1, DELTA, [], False
             params.output_text_buffer_length = 0
@@ -142,7 +142,7 @@ async def test_a_stop_string_across_chunks_ends_the_answer(engine: DecodingEngin
 
 
 async def test_tokens_are_reported_by_engine(engine: DecodingEngine) -> None:
-    run = Run(engine, relay(turn=5, engines=("small", "base")))
+    run = Run(engine, relay(turn=5, path=("small", "base")))
     choice = (await run(max_tokens=18)).outputs[0]
     assert len(choice.token_ids) == 18
     assert run.report.layers["sequence"]["tokens"] == {"small": 10, "base": 8}
@@ -209,7 +209,7 @@ async def test_requests_to_both_engines_at_once_are_those_run_alone(engine: Deco
     kinds = [
         PLAIN,
         {"sequence": {"method": "plain", "engine": "small"}},
-        relay(turn=3, engines=("small", "base")),
+        relay(turn=3, path=("small", "base")),
     ]
     alone = [(await Run(engine, kind)()).outputs[0].text for kind in kinds]
     runs = [Run(engine, kinds[i % 3])(request_id=f"m{i}") for i in range(18)]
