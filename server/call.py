@@ -10,6 +10,7 @@ from decoders.report import Report
 from decoders.request import Decoding, DecodingRequest
 from decoders.sequence.candidates.phrasing import Phrasing
 from server.errors import ApiError
+from server.grammars.guard import Guard
 from server.outcome import Outcomes
 
 
@@ -22,6 +23,8 @@ class Call:
     outcomes: Outcomes = field(default_factory=Outcomes)
     phrasing: Phrasing | None = None
     candidate_tokens: int | None = None  # most tokens all candidates together may have
+    guard: Guard | None = None  # bounds what an answer may be constrained by
+    is_plain: bool = False  # made by `plain`, not by a route
 
     def check_sampling(self, params: SamplingParams) -> None:
         """Raise ApiError 400 for a sampling parameter that one of the methods cannot honour."""
@@ -48,4 +51,4 @@ class Call:
     def plain(cls) -> "Call":
         """A call that asks for nothing beyond vLLM's own decoding (beam search makes such calls)."""
         decoding = DecodingRequest()
-        return cls(decoding, decoding.new_report())
+        return cls(decoding, decoding.new_report(), is_plain=True)

@@ -21,6 +21,7 @@ from server.errors import (
     model_not_found,
     unavailable,
 )
+from server.quotas import BILL
 from server.scrub import pieces, scrub
 
 logger = logging.getLogger("decant.server")
@@ -92,6 +93,8 @@ class Failures:
             return engine_dead(dead[0])
         if status == 404 and param == "model":
             return model_not_found()
+        if status == 429 and (refusal := self.request.scope[BILL].refusal) is not None:
+            return refusal
         if status >= 500 and status not in (501, 503):
             logger.error("a request failed: %s", message)
             return crashed()

@@ -10,11 +10,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.auth import KEY
 from server.disconnect import CLIENT_CLOSED
 from server.errors import ApiError, clip, crashed, invalid
+from server.html import security_headers
 from server.logs import REQUEST_ID
 from server.metrics import METRICS
 from server.protocol import MAX_HEADER, header_too_large
+from server.quotas import BILL
 
 logger = logging.getLogger("decant.access")
 
@@ -85,7 +88,11 @@ class Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
-            self.streams = headers.get("content-type", "").startswith("text/event-stream")
+            if (bill := self.scope.get(BILL)) is not None:
+                headers.update(bill.account.headers())
+            content_type = headers.get("content-type", "")
+            headers.update(security_headers(content_type))
+            self.streams = content_type.startswith("text/event-stream")
         elif self.first_event is None:
             self.first_event = time.perf_counter()
         await self._send(message)
@@ -106,7 +113,10 @@ class Exchange:
                 "status": self.status,
                 "ms": round(seconds * 1e3, 1),
             }
-            logger.log(level, "%(method)s %(path)s %(status)s %(ms)s ms", fields, extra={"fields": fields})
+            if (key := self.scope.get(KEY)) is not None:
+                fields["key"] = key
+            line = "%(method)s %(path)s %(status)s %(ms)s ms" + (" key %(key)s" if key is not None else "")
+            logger.log(level, line, fields, extra={"fields": fields})
 
 
 class BodyLimit:

@@ -4,6 +4,7 @@ from vllm.outputs import RequestOutput
 
 from decoders.report import Report
 from server.metrics import METRICS
+from server.quotas import spend
 from server.speculation import Acceptance
 
 
@@ -32,6 +33,7 @@ class Tally:
     def settle(self) -> None:
         if self.engine is not None and self.tokens:
             METRICS.tokens.labels(self.method, self.engine).inc(self.tokens)
+            spend(self.tokens)
             self.report.add_tokens(self.engine, self.tokens)
             if self.speculative is not None and self.acceptance.choices:
                 self.acceptance.settle(self.engine, self.speculative, self.tokens, self.report)
