@@ -26,8 +26,12 @@ def convert(kind: str, spec: str) -> Any:
 
     if kind == "structural_tag":
         return Grammar.from_structural_tag(*_tag(spec))
-    make = {"json": Grammar.from_json_schema, "regex": Grammar.from_regex, "lark": Grammar.from_lark}
-    return make.get(kind, Grammar.from_ebnf)(spec)
+    readers: dict[str, Any] = {
+        "json": Grammar.from_json_schema,
+        "regex": Grammar.from_regex,
+        "lark": Grammar.from_lark,
+    }
+    return readers.get(kind, Grammar.from_ebnf)(spec)
 
 
 def compile_grammar(compiler: Any, kind: str, spec: str, any_whitespace: bool) -> None:

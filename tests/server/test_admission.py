@@ -45,7 +45,7 @@ def refusal(make: Any, **fields: Any) -> ApiError:
         (chat, {"logit_bias": {"x": 1}}, "logit_bias"),
         (chat, {"bad_words": ["a", "b", "c"]}, "bad_words"),
         (text, {"stop_token_ids": [1, 2, 3]}, "stop_token_ids"),
-        (text, {"logprob_token_ids": [1, 2, 3]}, "logprob_token_ids"),
+        (text, {"logprobs": 1, "logprob_token_ids": [1, 2, 3]}, "logprob_token_ids"),
         (chat, {"logit_bias": {"1": 101}}, "logit_bias"),
         (chat, {"vllm_xargs": {CALL: 1}}, "vllm_xargs"),
         (text, {"prompt": ""}, "prompt"),
