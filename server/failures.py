@@ -93,8 +93,8 @@ class Failures:
             return engine_dead(dead[0])
         if status == 404 and param == "model":
             return model_not_found()
-        if status == 429 and (refusal := self.request.scope[BILL].refusal) is not None:
-            return refusal
+        if status == 429 and (bill := self.request.scope.get(BILL)) is not None and bill.refusal is not None:
+            return bill.refusal
         if status >= 500 and status not in (501, 503):
             logger.error("a request failed: %s", message)
             return crashed()

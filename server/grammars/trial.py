@@ -9,9 +9,12 @@ from hashlib import sha256
 from itertools import count
 from typing import Any
 
+from vllm.exceptions import QueueOverflowError
+
 logger = logging.getLogger("decant.server")
 
 AT_ONCE = 2  # grammars compiled at the same time
+IN_LINE = 128  # grammars that wait or are being compiled
 REMEMBERED = 4096  # grammars whose outcome is known
 
 
@@ -31,6 +34,7 @@ class Trials:
     def __init__(self, tokenizer: str, seconds: float, mib: int) -> None:
         self._header = {"tokenizer": tokenizer, "seconds": seconds, "mib": mib}
         self._known: OrderedDict[bytes, bool] = OrderedDict()
+        self._trials: dict[bytes, asyncio.Task[bool]] = {}
         self._waiting: dict[int, asyncio.Future[str]] = {}
         self._ids = count()
         self._process: asyncio.subprocess.Process | None = None
@@ -41,15 +45,26 @@ class Trials:
     async def affordable(self, kind: str, spec: str, any_whitespace: bool) -> bool:
         """Whether a grammar compiles within the bounds, or is none at all, which is found out as quickly.
 
-        Errors: RuntimeError if the process that should find out died.
+        A trial goes on when those who wait for it leave: they would else start another by coming again.
+        Errors: QueueOverflowError if too many wait; RuntimeError if the process that tries them died.
         """
         key = sha256(f"{kind} {any_whitespace} {spec}".encode()).digest()
         if (known := self._known.get(key)) is not None:
             self._known.move_to_end(key)
             return known
-        async with self._slots:
+        if (trial := self._trials.get(key)) is None:
+            if len(self._trials) >= IN_LINE:
+                raise QueueOverflowError()
             job = {"kind": kind, "spec": spec, "any_whitespace": any_whitespace}
-            self._known[key] = fits = await self._outcome(job) != "exceeded"
+            trial = self._trials[key] = asyncio.create_task(self._try(key, job))
+        return await asyncio.shield(trial)
+
+    async def _try(self, key: bytes, job: dict[str, Any]) -> bool:
+        try:
+            async with self._slots:
+                self._known[key] = fits = await self._outcome(job) != "exceeded"
+        finally:
+            del self._trials[key]
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return fits

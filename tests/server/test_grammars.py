@@ -71,6 +71,19 @@ async def test_a_dear_grammar_does_not_hold_up_a_cheap_one(guard: Guard) -> None
         await dear
 
 
+async def test_coming_again_and_again_starts_no_second_trial(guard: Guard) -> None:
+    outputs = StructuredOutputsParams(regex="[d-z]*" * 10_000)
+    for _ in range(20):
+        impatient = asyncio.create_task(guard.check(outputs))
+        await asyncio.sleep(0.01)
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+    assert guard._trials is not None
+    assert len(guard._trials._trials) == len(guard._trials._waiting) == 1
+    with pytest.raises(VLLMValidationError, match="to compile"):
+        await guard.check(outputs)
+
+
 async def test_memory_is_bounded_too(engine: DecodingEngine) -> None:
     limits = ContentLimits(grammar_seconds=30, grammar_mib=16)
     guard = Guard(limits, engine.vllm_config, engine.renderer.tokenizer)
