@@ -157,7 +157,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.unread is not None:
+        if self.unread is not None and not self.transport.is_closing():
             self.unread.cancel()
             self.unread = None
 
