@@ -1,5 +1,6 @@
 """The bounds on what clients have answers constrained by."""
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -60,7 +61,9 @@ class Guard:
 
     async def _require_affordable(self, kind: str, spec: str, any_whitespace: bool) -> None:
         if self._trials is None:
-            self._trials = Trials(self._tokenizer(), self.limits.grammar_seconds, self.limits.grammar_mib)
+            tokenizer = await asyncio.to_thread(self._tokenizer)
+            if self._trials is None:  # another request may have been quicker
+                self._trials = Trials(tokenizer, self.limits.grammar_seconds, self.limits.grammar_mib)
         if not await self._trials.affordable(kind, spec, any_whitespace):
             raise VLLMValidationError(
                 "This schema, regular expression or grammar takes more than "
@@ -72,7 +75,7 @@ class Guard:
     def _tokenizer(self) -> str:
         size = self.config.model_config.get_vocab_size()
         backend = XgrammarBackend(self.config, tokenizer=self.tokenizer, vocab_size=size)
-        return str(backend.compiler.tokenizer_info.serialize_json())
+        return str(backend.compiler.compile_regex("a").tokenizer_info.serialize_json())
 
     async def close(self) -> None:
         if self._trials is not None:
@@ -104,17 +107,22 @@ def depth(kind: str, spec: str) -> int:
     if kind not in ("json", "structural_tag"):
         return _brackets(spec)
     try:
-        level: list[Any] = [from_json(spec)]
+        level = _containers([from_json(spec)])
     except ValueError:
         return 0  # no JSON: vLLM says so
     deepest = 0
-    while level := [child for item in level for child in _children(item)]:
+    while level:
         deepest += 1
+        level = [
+            inner
+            for outer in level
+            for inner in _containers(outer.values() if isinstance(outer, dict) else outer)
+        ]
     return deepest
 
 
-def _children(item: Any) -> Iterable[Any]:
-    return item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+def _containers(items: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
+    return [item for item in items if isinstance(item, dict | list)]
 
 
 def _brackets(text: str) -> int:
