@@ -153,7 +153,8 @@ TAG = {
     "structures": [{"begin": "<a>", "schema": SCHEMA, "end": "</a>"}],
     "triggers": ["<a"],
 }
-TOOL = {"type": "function", "function": {"name": "pick", "parameters": SCHEMA}}
+KEYS = EXPLOSIVE["patterns of keys"]["json"]  # short enough for a prompt, where tools stand too
+TOOL = {"type": "function", "function": {"name": "pick", "strict": True, "parameters": KEYS}}
 WAYS: dict[str, tuple[str, dict[str, Any], str]] = {
     "structured_outputs": (
         "/v1/completions",
@@ -184,18 +185,21 @@ WAYS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+async def service(engine: DecodingEngine) -> AsyncIterator[Service]:
+    service = Service(engine, **BOUNDS)
+    yield service
+    await service.app.state.decant.guard.close()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", WAYS)
 async def test_no_way_leads_an_explosive_schema_to_the_engine(
-    engine: DecodingEngine, name: str, stream: bool
+    service: Service, name: str, stream: bool
 ) -> None:
-    service = Service(engine, **BOUNDS)
     path, body, param = WAYS[name]
-    try:
-        refused, message = await service.refused(path, {**body, "stream": stream})
-        assert refused is not None
-        assert refused.split(".")[0] in (param, "tool_choice")
-        assert "to compile" in message
-        assert await service.post_ok("/v1/completions", {**BODY, "structured_outputs": {"regex": "[a-z]{2}"}})
-    finally:
-        await service.app.state.decant.guard.close()
+    refused, message = await service.refused(path, {**body, "stream": stream})
+    assert refused is not None
+    assert refused.split(".")[0] in (param, "tool_choice")
+    assert "to compile" in message
+    assert await service.post_ok("/v1/completions", {**BODY, "structured_outputs": {"regex": "[a-z]{2}"}})
