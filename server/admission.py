@@ -68,6 +68,9 @@ def check_limits(request: GeneratingRequest, limits: LimitSettings) -> None:
         value = getattr(request, name, None)
         if value is not None and not isinstance(value, bool):
             _bound(name, value, 0, limits.logprobs)
+    for name in ("bad_words", "stop_token_ids", "logprob_token_ids"):
+        if len(getattr(request, name, None) or ()) > limits.list_items:
+            raise invalid(f"At most {limits.list_items} items are allowed.", name)
     _check_logit_bias(request.logit_bias, limits.logit_bias)
     if any(name.startswith("decant.") for name in request.vllm_xargs or {}):
         raise invalid("Names that begin with 'decant.' are reserved.", "vllm_xargs")

@@ -16,12 +16,21 @@ from server.auth import KeyRing, RequireKey
 from server.config import ServeSettings
 from server.engine import DecodingEngine
 from server.errors import ApiError, code_of, from_validation
+from server.grammars.guard import Guard
 from server.metrics import EngineMetrics
 from server.middleware import BodyLimit, RequestContext
 from server.openai import Handlers
+from server.quotas import ANYONE, Account, Quotas
 from server.routes import State, generate, models, operate, rank, tokenize
 from server.scrub import words
 from server.tracing import TraceRequests, Tracing
+
+# What pages of other origins may read of an answer's header.
+EXPOSED = ["X-Request-Id", "Retry-After"] + [
+    f"x-ratelimit-{what}-{kind}"
+    for what in ("limit", "remaining", "reset")
+    for kind in ("requests", "tokens")
+]
 
 
 def build_app(
@@ -45,6 +54,7 @@ def build_app(
         engine=engine,
         handlers=Handlers(engine, settings),
         slots=Slots(limits.concurrent_requests, limits.queued_requests),
+        guard=Guard(limits, engine.vllm_config, engine.renderer.tokenizer),
         engine_metrics=engine_metrics,
         presets={name: preset.decoding for name, preset in settings.preset_table().items()},
         created=int(time.time()),
@@ -56,14 +66,15 @@ def build_app(
     _handle_errors(app, state)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=limits.body_bytes)
-    app.add_middleware(RequireKey, keys=KeyRing(settings.keys()), open_paths=_open_paths(settings))
+    app.add_middleware(Quotas, accounts=_accounts(settings))
+    app.add_middleware(RequireKey, keys=KeyRing(settings.known_keys()), open_paths=_open_paths(settings))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=EXPOSED,
         )
     if tracing is not None:
         app.add_middleware(TraceRequests, tracer=tracing.tracer)
@@ -74,6 +85,12 @@ def build_app(
 def _open_paths(settings: ServeSettings) -> frozenset[str]:
     chosen = {"/metrics": settings.open_metrics, "/": settings.open_index}
     return frozenset(path for path, is_open in chosen.items() if is_open)
+
+
+def _accounts(settings: ServeSettings) -> dict[str, Account]:
+    """One account for each key, or one for all clients where there are no keys."""
+    names = [key.name for key in settings.known_keys()] or [ANYONE]
+    return {name: Account(name, settings.limits_by_key.get(name, settings.key_limits)) for name in names}
 
 
 def _handle_errors(app: FastAPI, state: State) -> None:

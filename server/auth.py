@@ -1,6 +1,5 @@
 """API keys: kept as hashes, compared in constant time, required on every path that is not listed as open."""
 
-import hashlib
 import hmac
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -8,27 +7,29 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError
+from server.keys import ApiKey, digest_of
 
+KEY = "decant.key"  # where a request's scope holds the name of its key
 ALWAYS_OPEN = frozenset({"/health", "/ready"})
 
 
 class KeyRing:
     """The keys a server accepts."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._hashes = [self._hash(key.encode()) for key in keys]
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._keys = list(keys)
 
     def __bool__(self) -> bool:
-        return bool(self._hashes)
+        return bool(self._keys)
 
-    def accepts(self, key: bytes) -> bool:
-        given = self._hash(key)
+    def name_of(self, key: bytes) -> str | None:
+        """The name of the key that `key` is, None if it is none of them."""
+        given, name = digest_of(key), None
         # Every hash is compared, so that the time does not tell which one matched.
-        return sum(hmac.compare_digest(given, known) for known in self._hashes) > 0
-
-    @staticmethod
-    def _hash(key: bytes) -> bytes:
-        return hashlib.sha256(key).digest()
+        for known in self._keys:
+            if hmac.compare_digest(given, known.digest):
+                name = known.name
+        return name
 
 
 class RequireKey:
@@ -46,17 +47,19 @@ class RequireKey:
         if scope["type"] == "lifespan" or not self.keys or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http" or not self._authorised(scope):
+        name = self._key(scope) if scope["type"] == "http" else None
+        if name is None:
             await self._refuse(scope, receive, send)
             return
+        scope[KEY] = name
         await self.app(scope, receive, send)
 
-    def _authorised(self, scope: Scope) -> bool:
+    def _key(self, scope: Scope) -> str | None:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) != 1:
-            return False
+            return None
         scheme, _, key = given[0].partition(b" ")
-        return scheme.lower() == b"bearer" and self.keys.accepts(key.strip())
+        return self.keys.name_of(key.strip()) if scheme.lower() == b"bearer" else None
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -78,13 +78,16 @@ class JsonRequest(Request):
 class JsonRoute(APIRoute):
     """A route that reads its body as strict JSON, and refuses any other content type."""
 
+    async def inspect(self, request: Request, body: dict[str, Any]) -> None:
+        """Look at a body before its model is made of it; raise what refuses it."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
             parsed = JsonRequest(request.scope, request.receive)
             if self.body_field is not None:
-                await parsed.json()
+                await self.inspect(parsed, await parsed.json())
             return await handler(parsed)
 
         return strict

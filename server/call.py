@@ -10,6 +10,7 @@ from decoders.report import Report
 from decoders.request import Decoding, DecodingRequest
 from decoders.sequence.candidates.phrasing import Phrasing
 from server.errors import ApiError
+from server.grammars.guard import Guard
 from server.outcome import Outcomes
 
 
@@ -31,6 +32,8 @@ class Call:
     outcomes: Outcomes = field(default_factory=Outcomes)
     phrasing: Phrasing | None = None
     candidate_tokens: int | None = None  # most tokens all candidates together may have
+    guard: Guard | None = None  # bounds what an answer may be constrained by
+    is_plain: bool = False  # made by `plain`, not by a route
     account: Account = field(default_factory=Account)
     lost: str | None = None  # the engine that died or hung while, or before, it worked on this
 
@@ -70,4 +73,4 @@ class Call:
     def plain(cls) -> "Call":
         """A call that asks for nothing beyond vLLM's own decoding (beam search makes such calls)."""
         decoding = DecodingRequest()
-        return cls(decoding, decoding.new_report())
+        return cls(decoding, decoding.new_report(), is_plain=True)

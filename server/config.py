@@ -22,6 +22,9 @@ from pydantic_settings import (
 from decoders.engine_process import MARK
 from decoders.request import DecodingRequest
 from decoders.speculative.settings import SpeculativeSettings
+from server.keys import ApiKey, read_keys
+from server.limits import ConnectionSettings, ContentLimits, KeyLimits, Origin
+from server.tls import TlsSettings
 
 EMBEDDED = "embedded:"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -90,7 +93,7 @@ class PresetSettings(BaseModel):
     description: str = ""
 
 
-class LimitSettings(BaseModel):
+class LimitSettings(ContentLimits):
     """Bounds on one request and on all of them together."""
 
     model_config = ConfigDict(extra="forbid")
@@ -141,7 +144,7 @@ class ServeSettings(BaseSettings):
         cli_avoid_json=False,
     )
 
-    _keys: list[str] = PrivateAttr(default_factory=list)
+    _keys: list[ApiKey] = PrivateAttr(default_factory=list)
 
     model: CliPositionalArg[str | None] = Field(
         default=None,
@@ -183,10 +186,18 @@ class ServeSettings(BaseSettings):
 
     api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_listed)] = Field(
         default_factory=list,
-        description="Keys that clients may use; on a command line others can read them: prefer a file.",
+        description="Keys that clients may use, each KEY or NAME KEY, where KEY may be sha256:HEX; on a "
+        "command line others can read them: prefer a file.",
     )
     api_keys_file: Path | None = Field(
-        default=None, description="File with one key a line; # begins a comment."
+        default=None, description="File with one such key a line; # begins a comment."
+    )
+    key_limits: KeyLimits = Field(
+        default_factory=KeyLimits,
+        description="What each API key may use; without keys, all clients together.",
+    )
+    limits_by_key: dict[Name, KeyLimits] = Field(
+        default_factory=dict, description="Other limits for keys by name, in place of key_limits."
     )
     allow_no_api_key: bool = Field(
         default=False,
@@ -194,11 +205,20 @@ class ServeSettings(BaseSettings):
     )
     open_metrics: bool = Field(default=False, description="Serve /metrics without a key.")
     open_index: bool = Field(default=False, description="Serve / without a key.")
-    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_listed)] = Field(
+    cors_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_listed)] = Field(
         default_factory=list,
-        description="Web origins that may call the server from a browser; none by default.",
+        description="Web origins, such as https://chat.example.org, whose pages may call the server; none by "
+        "default.",
     )
     limits: LimitSettings = Field(default_factory=LimitSettings, description="Bounds on requests.")
+    connections: ConnectionSettings = Field(
+        default_factory=ConnectionSettings, description="Bounds on connections."
+    )
+    tls: TlsSettings = Field(default_factory=TlsSettings, description="Serve HTTPS.")
+    allow_chat_templates: bool = Field(
+        default=False,
+        description="Let clients send a chat template of their own: they may then use up the server's time.",
+    )
 
     chat_template: str | None = Field(
         default=None, description="Chat template, or a file that holds it; the model's own if left out."
@@ -275,8 +295,12 @@ class ServeSettings(BaseSettings):
             )
         if self.default_engine is not None and self.default_engine not in self.engine_table():
             raise ValueError(f"default_engine must be one of: {', '.join(self.engine_table())}")
+        self.tls.context()  # raises what is wrong with its files before anything is loaded
         self._keys = self._read_keys()
-        if self.host not in LOOPBACK and not self.keys() and not self.allow_no_api_key:
+        self.api_keys = []  # from here on there are only hashes
+        if strangers := self.limits_by_key.keys() - {key.name for key in self._keys}:
+            raise ValueError(f"limits_by_key: no API key has the name {min(strangers)}")
+        if self.host not in LOOPBACK and not self.known_keys() and not self.allow_no_api_key:
             raise ValueError(
                 f"host {self.host} is reachable from other machines, and no API key is configured: "
                 "set api_keys or api_keys_file, or say allow_no_api_key"
@@ -350,11 +374,11 @@ class ServeSettings(BaseSettings):
         """The tool-call parser; the embedded models take hermes' format, by constraint, not by training."""
         return self.tool_call_parser or ("hermes" if self.is_embedded else None)
 
-    def keys(self) -> list[str]:
+    def known_keys(self) -> list[ApiKey]:
         """The API keys, as they were when the settings were read."""
         return self._keys
 
-    def _read_keys(self) -> list[str]:
+    def _read_keys(self) -> list[ApiKey]:
         keys = [key.get_secret_value().strip() for key in self.api_keys]
         if self.api_keys_file is not None:
             try:
@@ -365,7 +389,7 @@ class ServeSettings(BaseSettings):
         keys = [key for key in keys if key]
         if not keys and (self.api_keys or self.api_keys_file):
             raise ValueError("api_keys or api_keys_file is set, but holds no key")
-        return keys
+        return read_keys(keys)
 
 
 def check_variables(environ: Mapping[str, str] = os.environ) -> None:

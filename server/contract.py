@@ -18,7 +18,6 @@ INERT = frozenset({"metadata", "prompt_cache_key", "prompt_cache_retention", "sa
 # Fields that would change it and that no engine here honours, with what to do instead.
 REFUSED = {
     "audio": "this server has no audio output",
-    "chat_template": "the server's own chat template is used",
     "ec_transfer_params": "this server runs no disaggregated engines",
     "function_call": "use 'tool_choice'",
     "mm_payload": "this server has no render endpoints",

@@ -34,6 +34,7 @@ from server.chunks import core_output
 from server.compression import Measured, begin
 from server.group import EngineGroup
 from server.metrics import METRICS, count_candidates
+from server.quotas import CURRENT, spend
 from server.requests import CALL
 from server.tally import Tally
 
@@ -100,6 +101,9 @@ class DecodingEngine(EngineGroup):
             layer = call.report.layer("logits")
             outcome = call.outcomes.begin(sampling_params.output_kind, self.engines[name], reported, layer)
         measured = self._compression(call, length, home, sampling_params)
+        if call.guard is not None and sampling_params.structured_outputs is not None:
+            await call.guard.check(sampling_params.structured_outputs)
+        self._book_prompt(call, length)
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:
             source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
@@ -209,6 +213,11 @@ class DecodingEngine(EngineGroup):
                 parameter="prompt",
             )
 
+    def _book_prompt(self, call: Call, length: int) -> None:
+        """Book the prompt on its API key; that of a beam search once, though it is sent for every token."""
+        if (bill := CURRENT.get()) is not None and not (call.is_plain and bill.prompted):
+            bill.admit_prompt(length)
+
     def check_priority(self, priority: int, name: str) -> None:
         if priority and self.engines[name].vllm_config.scheduler_config.policy != "priority":
             raise VLLMValidationError(
@@ -306,6 +315,7 @@ class DecodingEngine(EngineGroup):
             async with aclosing(method.generate(job, self.engines)) as chunks:
                 async for chunk in chunks:
                     METRICS.tokens.labels(method.method, chunk.engine).inc(len(chunk.token_ids))
+                    spend(len(chunk.token_ids))
                     tally.pace(job.index)
                     job.report.add_tokens(chunk.engine, len(chunk.token_ids))
                     done = self.output_processor.process_outputs([core_output(job.id, chunk)])
@@ -342,6 +352,7 @@ class DecodingEngine(EngineGroup):
         finally:
             made = job.report.layer("sequence").get("candidates", ())
             count_candidates(method.method, job.report, len(made))
+            spend(job.report.spent.total())
 
     async def abort_all(self) -> int:
         """Abort every request and take no more; the number there was."""

@@ -111,6 +111,9 @@ def _defaults(settings: ServeSettings, engines: int) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "max_logprobs": max(settings.limits.logprobs, 2 * settings.limits.n),  # a beam needs two a width
         "enable_prefix_caching": True,
+        # vLLM's own choice, 'auto', takes another compiler where xgrammar refuses a schema, but an engine
+        # keeps the first it was asked for, which then passes over what it does not know.
+        "structured_outputs_config": {"backend": "xgrammar"},
         "use_tqdm_on_load": settings.vllm_log_level in ("debug", "info"),
     }
     if current_platform.is_cpu():

@@ -121,6 +121,7 @@ CODES = {
     405: "method_not_allowed",
     413: "payload_too_large",
     415: "unsupported_media_type",
+    429: "rate_limit_exceeded",
     422: "unprocessable",
     501: "not_supported",
     503: "unavailable",

@@ -21,6 +21,7 @@ from server.errors import (
     model_not_found,
     unavailable,
 )
+from server.quotas import BILL
 from server.scrub import pieces, scrub
 
 logger = logging.getLogger("decant.server")
@@ -97,6 +98,8 @@ class Failures:
             return lost_error(self.engine, lost)
         if status == 404 and param == "model":
             return model_not_found()
+        if status == 429 and (bill := self.request.scope.get(BILL)) is not None and bill.refusal is not None:
+            return bill.refusal
         if status >= 500 and status not in (501, 503):
             logger.error("a request failed: %s", message)
             return crashed()

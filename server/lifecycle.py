@@ -94,6 +94,7 @@ class Service:
         self.sock = sock
         self.status = 0
         drain = state.settings.drain_seconds
+        self.secure = (context := state.settings.tls.context()) is not None
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -101,8 +102,10 @@ class Service:
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=int(drain + 2 * ABORT_GRACE) + 1,
-            http=BoundedProtocol,
+            http=BoundedProtocol.within(state.settings.connections),
             ws="none",
+            timeout_keep_alive=state.settings.connections.keep_alive_seconds,
+            ssl_context_factory=(lambda *_: context) if context is not None else None,
         )
         self.server = Server(config)
         self.stopping = asyncio.Event()
@@ -127,11 +130,13 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self.state.guard.close()
         return self.status
 
     def _announce(self, startup: float) -> None:
         host, port = self.sock.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self.secure else "http"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         models = ", ".join([self.state.settings.model_name(), *self.state.presets])
         logger.info("serving %s on %s after %.1f s", models, url, startup)
         logger.info("try: curl %s/v1/models", url)

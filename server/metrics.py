@@ -32,8 +32,13 @@ class Metrics:
         self.seconds = self._histogram("request_seconds", "Time to the end of the answer", "route")
         self.first = self._histogram("first_token_seconds", "Time to the first streamed event", "route")
         self.in_flight = self._gauge("requests_in_flight", "Requests that run or wait")
+        self.connections = self._gauge("connections", "Open connections")
         self.queued = self._gauge("requests_queued", "Requests that wait for a slot")
         self.rejected = self._counter("requests_rejected", "Requests refused for load", "reason")
+        self.rate_limited = self._counter(
+            "rate_limited", "Requests refused for the limits of their API key", "key", "limit"
+        )
+        self.key_tokens = self._counter("key_tokens", "Tokens booked on API keys", "key", "kind")
         self.disconnected = self._counter(
             "requests_disconnected", "Requests whose client left early", "route"
         )

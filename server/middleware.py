@@ -11,11 +11,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.auth import KEY
 from server.disconnect import CLIENT_CLOSED
 from server.errors import ApiError, clip, crashed, invalid
+from server.html import security_headers
 from server.logs import REQUEST_ID
 from server.metrics import METRICS
 from server.protocol import MAX_HEADER, header_too_large
+from server.quotas import BILL
 
 logger = logging.getLogger("decant.access")
 
@@ -97,7 +100,11 @@ class Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
-            self.streams = headers.get("content-type", "").startswith("text/event-stream")
+            if (bill := self.scope.get(BILL)) is not None:
+                headers.update(bill.account.headers())
+            content_type = headers.get("content-type", "")
+            headers.update(security_headers(content_type))
+            self.streams = content_type.startswith("text/event-stream")
         elif self.first_event is None:
             self.first_event = time.perf_counter()
         await self._send(message)
@@ -119,7 +126,10 @@ class Exchange:
                 "ms": round(seconds * 1e3, 1),
                 **decoding_fields(self.scope),
             }
-            text = " ".join([LINE, *(f"{name}=%({name})s" for name in DECODING if name in fields)])
+            if (key := self.scope.get(KEY)) is not None:
+                fields["key"] = key
+            named = [name for name in ("key", *DECODING) if name in fields]
+            text = " ".join([LINE, *(f"{name}=%({name})s" for name in named)])
             logger.log(level, text, fields, extra={"fields": fields})
 
 

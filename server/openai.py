@@ -42,6 +42,7 @@ class Handlers:
         }
         reasoning = settings.reasoning_parser or ""
         common: dict[str, Any] = {
+            "trust_request_chat_template": settings.allow_chat_templates,
             "request_logger": None,
             "chat_template": template,
             "chat_template_content_format": "auto",

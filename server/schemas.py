@@ -24,6 +24,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": Error, "description": "No such model or route."},
     413: {"model": Error, "description": "The body is too large."},
     415: {"model": Error, "description": "The body is not JSON."},
+    429: {"model": Error, "description": "The API key's limits are used up; see Retry-After."},
     500: {"model": Error, "description": "The server failed."},
     503: {"model": Error, "description": "Too busy, shutting down, or an engine is dead; see Retry-After."},
 }

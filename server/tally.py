@@ -7,6 +7,7 @@ from vllm.v1.metrics.stats import RequestStateStats
 
 from server.call import Call
 from server.metrics import METRICS
+from server.quotas import spend
 from server.speculation import Acceptance
 
 
@@ -97,6 +98,7 @@ class Tally:
         if self.engine is None or not tokens:
             return
         METRICS.tokens.labels(self.method, self.engine).inc(tokens)
+        spend(tokens)
         call.report.add_tokens(self.engine, tokens)
         if self.speculative is not None and self.acceptance.choices:
             self.acceptance.settle(self.engine, self.speculative, tokens, call.report)

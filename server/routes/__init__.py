@@ -1,7 +1,7 @@
 """The HTTP routes, by subject. `State` is what they share."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
@@ -9,7 +9,9 @@ from decoders.request import Decoding
 from server.admission import Slots
 from server.config import ServeSettings
 from server.engine import DecodingEngine
+from server.errors import invalid
 from server.failures import Failures
+from server.grammars.guard import Guard
 from server.metrics import EngineMetrics
 from server.openai import Handlers
 
@@ -22,6 +24,7 @@ class State:
     engine: DecodingEngine
     handlers: Handlers
     slots: Slots
+    guard: Guard
     engine_metrics: EngineMetrics
     presets: dict[str, Decoding]
     created: int
@@ -30,6 +33,15 @@ class State:
     def failures(self, request: Request) -> Failures:
         """What turns an error of this request into a response."""
         return Failures(self.engine, request, self.vocabulary)
+
+    def require_template(self, body: Any) -> None:
+        """Errors: ApiError 400 for a chat template of the client's own where the operator allows none."""
+        if getattr(body, "chat_template", None) is not None and not self.settings.allow_chat_templates:
+            raise invalid(
+                "'chat_template' cannot be used here: the server's own chat template is used.",
+                "chat_template",
+                "unsupported_field",
+            )
 
     def serves(self, model: str) -> bool:
         return model == self.settings.model_name() or model in self.presets

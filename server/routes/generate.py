@@ -20,12 +20,20 @@ from server.failures import Failures
 from server.openai import ASKED_MODEL
 from server.phrasing import phrasing_of
 from server.requests import ChatRequest, GeneratingRequest, TextRequest
-from server.routes import Shared, State
+from server.routes import Shared, State, state_of
 from server.schemas import ERRORS, EVENTS
 from server.streaming import EventStream, Relay, error_of
 from server.usage import amendment, with_spent
 
-router = APIRouter(route_class=JsonRoute)
+
+class GeneratingRoute(JsonRoute):
+    """A route whose structural tags are held against their bounds before vLLM reads the body."""
+
+    async def inspect(self, request: Request, body: dict[str, Any]) -> None:
+        await (await state_of(request)).guard.check_tags(body)
+
+
+router = APIRouter(route_class=GeneratingRoute)
 
 # vLLM reads these, and passes over what it cannot read.
 ENGINE_HEADERS = frozenset({"x-data-parallel-rank", "x-vllm-priority", "x-session-id"})
@@ -57,8 +65,10 @@ async def _answer(body: GeneratingRequest, request: Request, state: State, handl
         raise model_not_found()
     for header in ENGINE_HEADERS.intersection(request.headers):
         raise invalid(f"The header '{header}' is not taken here; send 'priority' in the body.")
+    state.require_template(body)
     call = admit(body, state.presets, state.engine.deployment, state.settings.limits)
     request.state.call = call
+    call.guard = state.guard
     call.phrasing = phrasing_of(body, request, state.handlers.renderer)
     ASKED_MODEL.set(body.model)
     failures = state.failures(request)

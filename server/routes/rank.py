@@ -7,6 +7,7 @@ from server.body import JsonRoute
 from server.disconnect import Departure
 from server.errors import ApiError, model_not_found
 from server.phrasing import phrasing_of
+from server.quotas import spend
 from server.ranking import RankResponse, admit_ranking, rank
 from server.requests import RankRequest
 from server.routes import Shared, State
@@ -37,6 +38,7 @@ async def _rank(body: RankRequest, request: Request, state: State) -> Response:
     assert phrasing is not None
     async with state.slots.hold():
         ranking = await engine.aside(rank(body, call, phrasing, engine, model))
+    spend(ranking.usage.total_tokens)
     if call.decoding.report:
         ranking.decoding = call.report.layers
     return Response(ranking.model_dump_json(exclude_none=True), media_type="application/json")

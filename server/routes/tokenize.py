@@ -16,6 +16,7 @@ router = APIRouter(route_class=JsonRoute, tags=["Tokenizer"], responses=ERRORS)
 @router.post("/tokenize", response_model=TokenizeResponse)
 async def tokenize(body: TokenizeBody, request: Request, state: Shared) -> Response:
     """The token ids of a prompt or a conversation."""
+    state.require_template(body)
     return _reply(await state.handlers.tokenization.create_tokenize(body, request), request, state)
 
 

@@ -14,7 +14,7 @@ import psutil
 
 COMMAND = Path(sys.executable).with_name("decant")
 ROOT = Path(__file__).resolve().parents[2]
-READY = re.compile(r"serving .* on http://127\.0\.0\.1:(\d+) after")
+READY = re.compile(r"serving .* on (https?)://127\.0\.0\.1:(\d+) after")
 START_SECONDS = 180.0
 TAIL = 60  # lines of the log to show when something went wrong
 
@@ -45,6 +45,7 @@ class Decant:
     def __init__(self, log: Path, flags: list[str], environ: Mapping[str, str] | None = None) -> None:
         self.log = log
         self.port = 0
+        self.scheme = "http"
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [str(COMMAND), "serve", "--port", "0", *flags],
@@ -58,7 +59,7 @@ class Decant:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -68,7 +69,7 @@ class Decant:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if match := READY.search(self.output()):
-                self.port = int(match.group(1))
+                self.scheme, self.port = match.group(1), int(match.group(2))
                 return
             if self.process.poll() is not None:
                 raise AssertionError(f"the server exited with {self.process.returncode}:\n{self.tail()}")

@@ -77,3 +77,19 @@ def test_prompt_logprobs_has_one_entry_a_prompt_token(http: Http) -> None:
     assert len(scored) == answer["usage"]["prompt_tokens"]
     assert scored[0] is None
     assert all(entry is not None for entry in scored[1:])
+
+
+def test_prompt_logprobs_of_a_cached_prompt_are_those_of_a_fresh_one(http: Http) -> None:
+    """vLLM leaves the rows of cached positions uninitialised where it reads them from the cache."""
+    body = {**TEXT, "prompt": f"{TEXT['prompt']} the country " * 12, "prompt_logprobs": 0, "max_tokens": 1}
+    http.post_ok("text", {**body, "prompt_logprobs": None})
+    warm, again, fresh = (
+        http.post_ok("text", {**body, **more})["choices"][0]["prompt_logprobs"]
+        for more in ({}, {}, {"cache_salt": "fresh"})
+    )
+    values = [
+        [next(iter(row.values()))["logprob"] for row in rows if row is not None]
+        for rows in (warm, again, fresh)
+    ]
+    assert values[0] == pytest.approx(values[2], abs=1e-4)
+    assert values[1] == pytest.approx(values[2], abs=1e-4)

@@ -63,6 +63,22 @@ def test_greedy_answers_are_the_plain_ones(speculating: Http, engine: str) -> No
     assert together(asked) == plain
 
 
+@pytest.mark.parametrize(
+    "penalties",
+    [{"repetition_penalty": 1.3}, {"frequency_penalty": 1.5, "presence_penalty": -1.0}],
+    ids=["repetition", "frequency and presence"],
+)
+@pytest.mark.parametrize("engine", ["fast", "governed"])
+def test_penalties_beside_speculation_do_what_they_do_without(
+    speculating: Http, engine: str, penalties: dict[str, float]
+) -> None:
+    plain = [text(speculating, body(on("plain"), prompt, **penalties)) for prompt in PROMPTS]
+    assert plain != [text(speculating, body(on("plain"), prompt)) for prompt in PROMPTS]
+    calls = [partial(text, speculating, body(on(engine), prompt, **penalties)) for prompt in PROMPTS]
+    assert together(calls) == plain
+    assert speculating.get("/health").status_code == 200
+
+
 def test_the_report_counts_what_was_drafted_and_accepted(speculating: Http) -> None:
     answered = speculating.post_ok("text", body(on("fast")))
     layer = answered["decoding"]["sequence"]

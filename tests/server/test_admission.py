@@ -12,7 +12,7 @@ from server.requests import CALL, ChatRequest, TextRequest
 
 DEPLOYMENT = Deployment("base", {"base": EngineFacts("b", 512), "small": EngineFacts("s", 512)})
 SMALL = DecodingRequest.model_validate({"sequence": {"method": "plain", "engine": "small"}})
-LIMITS = LimitSettings(n=4, sequences=6, max_tokens=100, logprobs=5, logit_bias=2)
+LIMITS = LimitSettings(n=4, sequences=6, max_tokens=100, logprobs=5, logit_bias=2, list_items=2)
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
@@ -43,6 +43,9 @@ def refusal(make: Any, **fields: Any) -> ApiError:
         (chat, {"prompt_logprobs": -1}, "prompt_logprobs"),
         (chat, {"logit_bias": {"1": 1, "2": 1, "3": 1}}, "logit_bias"),
         (chat, {"logit_bias": {"x": 1}}, "logit_bias"),
+        (chat, {"bad_words": ["a", "b", "c"]}, "bad_words"),
+        (text, {"stop_token_ids": [1, 2, 3]}, "stop_token_ids"),
+        (text, {"logprobs": 1, "logprob_token_ids": [1, 2, 3]}, "logprob_token_ids"),
         (chat, {"logit_bias": {"1": 101}}, "logit_bias"),
         (chat, {"vllm_xargs": {CALL: 1}}, "vllm_xargs"),
         (text, {"prompt": ""}, "prompt"),
@@ -52,7 +55,6 @@ def refusal(make: Any, **fields: Any) -> ApiError:
         (chat, {"store": True}, "store"),
         (chat, {"modalities": ["audio"]}, "modalities"),
         (chat, {"service_tier": "priority"}, "service_tier"),
-        (chat, {"chat_template": "{{ x }}"}, "chat_template"),
         (chat, {"kv_transfer_params": {}}, "kv_transfer_params"),
         (chat, {"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         (chat, {"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),

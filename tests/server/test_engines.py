@@ -199,3 +199,23 @@ def test_what_cannot_speculate_is_refused(engine: dict[str, Any], says: str) -> 
     table = {"base": {"model": "embedded:base", "speculative": {"method": "ngram"}, **engine}}
     with pytest.raises(ConfigError, match=says):
         plan_engines(settings(table))
+
+
+def test_no_code_of_a_model_is_trusted() -> None:
+    """vLLM's defaults, which only the operator can change."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    for plan in plan_engines(ServeSettings(model=None)):
+        arguments = AsyncEngineArgs(**plan.arguments)
+        assert not arguments.trust_remote_code
+        assert not arguments.enable_prompt_embeds
+        assert not arguments.allowed_local_media_path
+    trusting = plan_engines(settings({"a": {**SMALL, "args": {"trust_remote_code": True}}}))
+    assert trusting[0].arguments["trust_remote_code"] is True
+
+
+def test_grammars_are_compiled_by_xgrammar_unless_the_operator_says_otherwise() -> None:
+    args = {"structured_outputs_config": {"backend": "guidance"}}
+    plans = plan_engines(settings({"a": SMALL, "b": {**SMALL, "args": args}}))
+    backends = [plan.arguments["structured_outputs_config"]["backend"] for plan in plans]
+    assert backends == ["xgrammar", "guidance"]

@@ -22,7 +22,7 @@ class Transport:
 
 def joined(started: bool = True) -> tuple[JoinedHeader, Transport, SimpleNamespace]:
     transport, cycle = Transport(), SimpleNamespace(response_started=started)
-    return JoinedHeader(transport, cycle), transport, cycle
+    return JoinedHeader(transport, cycle, transport.close), transport, cycle
 
 
 def test_the_header_leaves_with_the_first_of_the_body() -> None:

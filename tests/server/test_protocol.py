@@ -2,20 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import uvicorn
 
 from server.lifecycle import Server
+from server.limits import ConnectionSettings
 from server.protocol import MAX_HEADER, BoundedProtocol
 
 Answer = Callable[[bytes], Any]
 
 
 class App:
-    """Answers at once, except `/long`, which answers when its client has left."""
+    """Answers at once, except `/long`, which waits until its client has left, and `/endless`."""
 
     def __init__(self) -> None:
         self.left = asyncio.Event()
@@ -23,20 +24,32 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
+        while message.get("more_body") and scope["path"] == "/":
+            message = await receive()
+        if message["type"] == "http.disconnect":
+            return
         self.bodies.append(message.get("body", b""))
         if scope["path"] == "/long":
             while (await receive())["type"] != "http.disconnect":
                 pass
             self.left.set()
             return
+        if scope["path"] == "/endless":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            watch = asyncio.ensure_future(receive())
+            while not watch.done():
+                await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
+            self.left.set()
+            return
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[tuple[App, int]]:
+@asynccontextmanager
+async def running(protocol: type[BoundedProtocol], **more: Any) -> AsyncIterator[tuple[App, int]]:
     app = App()
-    config = uvicorn.Config(app, port=0, http=BoundedProtocol, ws="none", lifespan="off", log_config=None)
+    options: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, **more}
+    config = uvicorn.Config(app, port=0, http=protocol, **options)
     server = Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 (uvicorn sets a flag)
@@ -44,6 +57,12 @@ async def served() -> AsyncIterator[tuple[App, int]]:
     yield app, server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[App, int]]:
+    async with running(BoundedProtocol) as served:
+        yield served
 
 
 async def exchange(port: int, *data: bytes) -> bytes:
@@ -92,3 +111,116 @@ async def test_a_client_that_leaves_is_noticed_behind_a_pipelined_request(served
     writer.close()
     await asyncio.wait_for(app.left.wait(), 5)
     assert len(app.bodies) == 1
+
+
+# ---- deadlines and caps --------------------------------------------------------------------------------
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+SLOW = ConnectionSettings(
+    most=2, header_seconds=0.4, body_seconds=0.4, write_seconds=0.4, keep_alive_seconds=60
+)
+
+
+@pytest.fixture
+async def hurried() -> AsyncIterator[tuple[App, int]]:
+    async with running(BoundedProtocol.within(SLOW)) as served:
+        yield served
+
+
+async def ends(port: int, *data: bytes) -> bytes:
+    """All that comes back until the server closes the connection, which it must do."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = asyncio.ensure_future(reader.read())
+    for piece in data:
+        if answer.done():
+            break
+        writer.write(piece)
+        await asyncio.sleep(0.1)
+    await asyncio.wait_for(answer, 20)
+    writer.close()
+    return answer.result()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [b""],
+        [b"GET"],
+        [b"GET / HTTP/1.1\r\nX: y\r\n"],
+        [b"GET / HTTP/1.1\r\n", *[b"X: y\r\n"] * 20],  # a line at a time: each is in time, all are not
+        [b"\r\n"] * 20,
+    ],
+    ids=["nothing", "a word", "no end", "drop by drop", "line ends"],
+)
+async def test_a_header_that_does_not_arrive_in_time_is_408(
+    hurried: tuple[App, int], data: list[bytes]
+) -> None:
+    answer = await ends(hurried[1], *data)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"request_timeout"' in answer
+    assert not hurried[0].bodies
+
+
+async def test_a_second_header_has_a_deadline_too(hurried: tuple[App, int]) -> None:
+    for rest in (b"\r\n", b"GET / HT"):
+        answer = await ends(hurried[1], HEAD + b"abc", rest)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.count(b"HTTP/1.1 408 ") == 1
+
+
+@pytest.mark.parametrize("data", [[HEAD], [HEAD, b"a"], [HEAD + b"abc" + HEAD]])
+async def test_a_body_that_does_not_arrive_in_time_is_408(
+    hurried: tuple[App, int], data: list[bytes]
+) -> None:
+    answer = await ends(hurried[1], *data)
+    assert answer.count(b"HTTP/1.1 408 ") == 1
+    assert answer.count(b"HTTP/1.1 200 ") == len(data[0]) // 60
+
+
+async def test_an_answer_has_no_deadline(hurried: tuple[App, int]) -> None:
+    """Nor has what is pipelined behind a running request."""
+    app, port = hurried
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 1.5)
+    assert not app.left.is_set()
+    writer.close()
+    await asyncio.wait_for(app.left.wait(), 5)
+
+
+async def test_a_client_that_does_not_read_is_cut_off(hurried: tuple[App, int]) -> None:
+    app, port = hurried
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    writer.write(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.wait_for(app.left.wait(), 20)
+    writer.close()
+    assert reader
+
+
+async def test_connections_beyond_the_cap_are_told_so_and_closed(hurried: tuple[App, int]) -> None:
+    port = hurried[1]
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(SLOW.most)]
+    for _, writer in held:
+        writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.sleep(0.1)
+    for _ in range(3):
+        answer = await ends(port)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: " in answer
+    for _, writer in held:
+        writer.close()
+        await writer.wait_closed()
+    await asyncio.sleep(0.1)
+    assert (await exchange(port, HEAD + b"abc")).endswith(b"ok")
+
+
+async def test_an_idle_connection_is_closed_after_its_time() -> None:
+    brief = ConnectionSettings(keep_alive_seconds=1)
+    async with running(BoundedProtocol.within(brief), timeout_keep_alive=brief.keep_alive_seconds) as (
+        _,
+        port,
+    ):
+        answer = await ends(port, HEAD + b"abc")
+    assert answer.endswith(b"ok")
+    assert b"408" not in answer

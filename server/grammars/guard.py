@@ -1,0 +1,136 @@
+"""The bounds on what clients have answers constrained by."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic_core import from_json
+from vllm.config import VllmConfig
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import StructuredOutputsParams
+from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
+from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
+
+from server.grammars.trial import Trials
+from server.limits import ContentLimits
+
+TRIED = ("auto", "xgrammar")  # backends that compile with xgrammar
+
+
+class Guard:
+    """Refuses schemas, regular expressions and grammars that are too large, too deep or too dear."""
+
+    def __init__(self, limits: ContentLimits, config: VllmConfig, tokenizer: Any) -> None:
+        self.limits = limits
+        self.config = config
+        self.tokenizer = tokenizer
+        self._trials: Trials | None = None
+
+    async def check(self, outputs: StructuredOutputsParams) -> None:
+        """Errors: VLLMValidationError 400, which names no field: the request has one of several."""
+        for kind, spec in _parts(outputs):
+            self._require_small(kind, spec)
+            settings = self.config.structured_outputs_config
+            if settings.backend in TRIED:
+                await self._require_affordable(kind, spec, not settings.disable_any_whitespace)
+
+    async def check_tags(self, body: Mapping[str, Any]) -> None:
+        """The same for the structural tags of a request, which vLLM converts while it reads the body."""
+        wanted = body.get("response_format")
+        tags = [json.dumps(wanted)] if _is_tag(wanted) else []
+        given = body.get("structured_outputs")
+        tag = given.get("structural_tag") if isinstance(given, dict) else None
+        if isinstance(tag, str):
+            tags.append(tag)
+        for text in tags:
+            await self.check(StructuredOutputsParams(structural_tag=text))
+
+    def _require_small(self, kind: str, spec: str) -> None:
+        limits = self.limits
+        if len(spec.encode(errors="surrogatepass")) > limits.grammar_bytes:
+            raise VLLMValidationError(
+                f"A schema, regular expression or grammar may have at most {limits.grammar_bytes} bytes.",
+                parameter="structured_outputs",
+            )
+        if depth(kind, spec) > limits.grammar_depth:
+            raise VLLMValidationError(
+                f"A schema, regular expression or grammar may be nested at most {limits.grammar_depth} deep.",
+                parameter="structured_outputs",
+            )
+
+    async def _require_affordable(self, kind: str, spec: str, any_whitespace: bool) -> None:
+        if self._trials is None:
+            tokenizer = await asyncio.to_thread(self._tokenizer)
+            if self._trials is None:  # another request may have been quicker
+                self._trials = Trials(tokenizer, self.limits.grammar_seconds, self.limits.grammar_mib)
+        if not await self._trials.affordable(kind, spec, any_whitespace):
+            raise VLLMValidationError(
+                "This schema, regular expression or grammar takes more than "
+                f"{self.limits.grammar_seconds:g} s or {self.limits.grammar_mib} MiB to compile; "
+                "make it smaller, or constrain less.",
+                parameter="structured_outputs",
+            )
+
+    def _tokenizer(self) -> str:
+        size = self.config.model_config.get_vocab_size()
+        backend = XgrammarBackend(self.config, tokenizer=self.tokenizer, vocab_size=size)
+        return str(backend.compiler.compile_regex("a").tokenizer_info.serialize_json())
+
+    async def close(self) -> None:
+        if self._trials is not None:
+            await self._trials.close()
+
+
+def _is_tag(wanted: Any) -> bool:
+    return isinstance(wanted, dict) and wanted.get("type") == "structural_tag"
+
+
+def _parts(outputs: StructuredOutputsParams) -> Iterator[tuple[str, str]]:
+    """What would be compiled, by kind."""
+    if outputs.json is not None:
+        yield "json", outputs.json if isinstance(outputs.json, str) else json.dumps(outputs.json)
+    if outputs.regex is not None:
+        yield "regex", outputs.regex
+    if outputs.choice:
+        yield "choice", choice_as_grammar(outputs.choice)
+    if outputs.grammar is not None:
+        yield "lark" if grammar_is_likely_lark(outputs.grammar) else "ebnf", outputs.grammar
+    if outputs.structural_tag is not None:
+        yield "structural_tag", outputs.structural_tag
+
+
+def depth(kind: str, spec: str) -> int:
+    """How deep a text is nested: values in JSON; in other languages brackets, quoted ones too."""
+    if kind == "choice":
+        return 0
+    if kind not in ("json", "structural_tag"):
+        return _brackets(spec)
+    try:
+        level = _containers([from_json(spec)])
+    except ValueError:
+        return 0  # no JSON: vLLM says so
+    deepest = 0
+    while level:
+        deepest += 1
+        level = [
+            inner
+            for outer in level
+            for inner in _containers(outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return deepest
+
+
+def _containers(items: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
+    return [item for item in items if isinstance(item, dict | list)]
+
+
+def _brackets(text: str) -> int:
+    deepest = level = 0
+    for character in text:
+        if character in "([{":
+            level += 1
+            deepest = max(deepest, level)
+        elif character in ")]}":
+            level = max(0, level - 1)
+    return deepest

@@ -1,0 +1,120 @@
+"""Trying grammars out in another process before an engine gets them."""
+
+import asyncio
+import json
+import logging
+import sys
+from collections import OrderedDict
+from hashlib import sha256
+from itertools import count
+from typing import Any
+
+from vllm.exceptions import QueueOverflowError
+
+logger = logging.getLogger("decant.server")
+
+AT_ONCE = 2  # grammars compiled at the same time
+IN_LINE = 128  # grammars that wait or are being compiled
+REMEMBERED = 4096  # grammars whose outcome is known
+
+
+class Trials:
+    """What grammars cost, found out in a process that can be ended.
+
+    xgrammar compiles in native threads of the engine, which nothing can end: a few kilobytes keep one busy
+    for hours, and no other grammar is compiled meanwhile. So each grammar is compiled here first, once, and
+    an engine gets only those that were done in time.
+
+    Args:
+        tokenizer: xgrammar's TokenizerInfo as JSON.
+        seconds: time on a CPU that a grammar may take.
+        mib: memory it may take.
+    """
+
+    def __init__(self, tokenizer: str, seconds: float, mib: int) -> None:
+        self._header = {"tokenizer": tokenizer, "seconds": seconds, "mib": mib}
+        self._known: OrderedDict[bytes, bool] = OrderedDict()
+        self._trials: dict[bytes, asyncio.Task[bool]] = {}
+        self._waiting: dict[int, asyncio.Future[str]] = {}
+        self._ids = count()
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def affordable(self, kind: str, spec: str, any_whitespace: bool) -> bool:
+        """Whether a grammar compiles within the bounds, or is none at all, which is found out as quickly.
+
+        A trial goes on when those who wait for it leave: they would else start another by coming again.
+        Errors: QueueOverflowError if too many wait; RuntimeError if the process that tries them died.
+        """
+        key = sha256(f"{kind} {any_whitespace} {spec}".encode()).digest()
+        if (known := self._known.get(key)) is not None:
+            self._known.move_to_end(key)
+            return known
+        if (trial := self._trials.get(key)) is None:
+            if len(self._trials) >= IN_LINE:
+                raise QueueOverflowError()
+            job = {"kind": kind, "spec": spec, "any_whitespace": any_whitespace}
+            trial = self._trials[key] = asyncio.create_task(self._try(key, job))
+        return await asyncio.shield(trial)
+
+    async def _try(self, key: bytes, job: dict[str, Any]) -> bool:
+        try:
+            async with self._slots:
+                self._known[key] = fits = await self._outcome(job) != "exceeded"
+        finally:
+            del self._trials[key]
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return fits
+
+    async def _outcome(self, job: dict[str, Any]) -> str:
+        async with self._starting:
+            if self._process is None or self._process.returncode is not None:
+                await self._start()
+        assert self._process is not None
+        id = next(self._ids)
+        self._waiting[id] = future = asyncio.get_running_loop().create_future()
+        try:
+            self._write({"id": id, **job})
+            return await future
+        finally:
+            del self._waiting[id]
+
+    async def _start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "server.grammars.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._write(self._header)
+        self._reader = asyncio.create_task(self._read(self._process))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(line).encode() + b"\n")
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            answer = json.loads(line)
+            if (future := self._waiting.get(answer["id"])) is not None and not future.done():
+                future.set_result(answer["outcome"])
+        await process.wait()
+        if self._waiting:
+            logger.error("the process that tries grammars out ended with %s", process.returncode)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(RuntimeError("the process that tries grammars out has died"))
+
+    async def close(self) -> None:
+        """End the process."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        if self._reader is not None:
+            await self._reader

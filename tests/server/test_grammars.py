@@ -1,0 +1,205 @@
+"""Grammars that would keep an engine busy for hours are found out elsewhere and refused."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import StructuredOutputsParams
+
+from server.engine import DecodingEngine
+from server.grammars.guard import Guard, depth
+from server.limits import ContentLimits
+from tests.server.http import Service
+
+# Each compiles for minutes, or does not end, in xgrammar 0.2.8; none is larger than the default bound.
+EXPLOSIVE: dict[str, dict[str, Any]] = {
+    "many stars": {"regex": "[a-z]*" * 10_000},
+    "many options": {"regex": "[a-z]?" * 10_000},
+    "many optional properties": {
+        "json": {"type": "object", "properties": {f"k{i}": {} for i in range(4000)}}
+    },
+    "patterns of keys": {"json": {"type": "object", "patternProperties": {"^([a-z]{1,100}){1,100}$": {}}}},
+    "stars in a grammar": {"grammar": "root ::= " + "[a-z]* " * 8000},
+}
+PLAIN: list[dict[str, Any]] = [
+    {"regex": "(a+)+b"},  # explosive elsewhere, not here
+    {"regex": "[a-c]{3}-[0-9]{2}"},
+    {"choice": [":(((((", "red" * 100]},
+    {"grammar": 'root ::= "a" | "b" root'},
+    {"json": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}},
+    {"json_object": True},
+]
+SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+async def guard(engine: DecodingEngine) -> AsyncIterator[Guard]:
+    limits = ContentLimits(grammar_seconds=SECONDS, grammar_mib=256)
+    guard = Guard(limits, engine.vllm_config, engine.renderer.tokenizer)
+    await guard.check(StructuredOutputsParams(regex="a"))  # its process has started
+    yield guard
+    await guard.close()
+
+
+@pytest.mark.parametrize("name", EXPLOSIVE)
+async def test_what_costs_too_much_is_refused_and_remembered(guard: Guard, name: str) -> None:
+    outputs = StructuredOutputsParams(**EXPLOSIVE[name])
+    for _ in range(2):
+        with pytest.raises(VLLMValidationError, match="to compile; make it smaller"):
+            await guard.check(outputs)
+    began = time.process_time()
+    with pytest.raises(VLLMValidationError):
+        await guard.check(outputs)
+    assert time.process_time() - began < SECONDS  # not tried again
+
+
+@pytest.mark.parametrize("constraint", PLAIN)
+async def test_what_is_cheap_passes(guard: Guard, constraint: dict[str, Any]) -> None:
+    await guard.check(StructuredOutputsParams(**constraint))
+
+
+async def test_a_dear_grammar_does_not_hold_up_a_cheap_one(guard: Guard) -> None:
+    dear = asyncio.create_task(guard.check(StructuredOutputsParams(regex="[b-z]*" * 10_000)))
+    await asyncio.sleep(0.05)
+    await guard.check(StructuredOutputsParams(regex="xyz[0-9]"))
+    assert not dear.done()
+    with pytest.raises(VLLMValidationError):
+        await dear
+
+
+async def test_coming_again_and_again_starts_no_second_trial(guard: Guard) -> None:
+    outputs = StructuredOutputsParams(regex="[d-z]*" * 10_000)
+    for _ in range(20):
+        impatient = asyncio.create_task(guard.check(outputs))
+        await asyncio.sleep(0.01)
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+    assert guard._trials is not None
+    assert len(guard._trials._trials) == len(guard._trials._waiting) == 1
+    with pytest.raises(VLLMValidationError, match="to compile"):
+        await guard.check(outputs)
+
+
+async def test_memory_is_bounded_too(engine: DecodingEngine) -> None:
+    limits = ContentLimits(grammar_seconds=30, grammar_mib=16)
+    guard = Guard(limits, engine.vllm_config, engine.renderer.tokenizer)
+    try:
+        await guard.check(StructuredOutputsParams(regex="a"))
+        with pytest.raises(VLLMValidationError, match="16 MiB"):
+            await guard.check(
+                StructuredOutputsParams(json={"enum": ["v" * 20 + str(i) for i in range(2000)]})
+            )
+    finally:
+        await guard.close()
+
+
+async def test_the_process_is_started_again_when_it_died(guard: Guard) -> None:
+    trials = guard._trials
+    assert trials is not None
+    assert trials._process is not None
+    dear = asyncio.create_task(guard.check(StructuredOutputsParams(regex="[c-z]*" * 10_000)))
+    await asyncio.sleep(0.1)
+    trials._process.kill()
+    with pytest.raises(RuntimeError, match="has died"):
+        await dear
+    await guard.check(StructuredOutputsParams(regex="started again"))
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"regex": "a" * 1001},
+        {"choice": ["abc"] * 300},
+        {"json": {"enum": ["x" * 1000]}},
+        {"grammar": 'root ::= "' + "a" * 1000 + '"'},
+        {"structural_tag": '{"structures": [], "triggers": ["' + "a" * 1000 + '"]}'},
+        {"regex": "(" * 9 + "a" + ")" * 9},
+        {"json": {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": 1}}}}}}}}}},
+        {"grammar": "root ::= " + "(" * 9 + '"a"' + ")" * 9},
+    ],
+)
+async def test_size_and_depth_are_bounded(engine: DecodingEngine, constraint: dict[str, Any]) -> None:
+    limits = ContentLimits(grammar_bytes=1000, grammar_depth=8)
+    guard = Guard(limits, engine.vllm_config, engine.renderer.tokenizer)
+    with pytest.raises(VLLMValidationError, match=r"at most (1000 bytes|8 deep)|nested at most 8 deep"):
+        await guard.check(StructuredOutputsParams(**constraint))
+
+
+def test_depth_is_that_of_values_in_json_and_of_brackets_elsewhere() -> None:
+    assert depth("json", '{"a": "((((", "b": [1, {}]}') == 3
+    assert depth("regex", "((a)|[b])") == 2
+    assert depth("regex", ")))(((") == 3
+    assert depth("choice", "((((") == 0
+
+
+# ---- through the service -------------------------------------------------------------------------------
+
+BODY: dict[str, Any] = {"model": "demo", "prompt": "The capital of", "max_tokens": 4}
+BOUNDS: dict[str, Any] = {"grammar_seconds": SECONDS, "grammar_mib": 256}
+SCHEMA = EXPLOSIVE["many optional properties"]["json"]
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def chat(**more: Any) -> tuple[str, dict[str, Any]]:
+    return "/v1/chat/completions", {"model": "demo", "messages": MESSAGES, "max_tokens": 4, **more}
+
+
+TAG = {
+    "type": "structural_tag",
+    "structures": [{"begin": "<a>", "schema": SCHEMA, "end": "</a>"}],
+    "triggers": ["<a"],
+}
+KEYS = EXPLOSIVE["patterns of keys"]["json"]  # short enough for a prompt, where tools stand too
+TOOL = {"type": "function", "function": {"name": "pick", "strict": True, "parameters": KEYS}}
+WAYS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "structured_outputs": (
+        "/v1/completions",
+        {**BODY, "structured_outputs": {"json": SCHEMA}},
+        "structured_outputs",
+    ),
+    "regex": (
+        "/v1/completions",
+        {**BODY, "structured_outputs": EXPLOSIVE["many stars"]},
+        "structured_outputs",
+    ),
+    "response_format": (
+        *chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}),
+        "response_format",
+    ),
+    "structural tag": (*chat(response_format=TAG), "response_format"),
+    "structural tag as text": (
+        *chat(
+            structured_outputs={"structural_tag": json.dumps({k: TAG[k] for k in ("structures", "triggers")})}
+        ),
+        "structured_outputs",
+    ),
+    "tool": (*chat(tools=[TOOL], tool_choice="required"), "tools"),
+    "named tool": (
+        *chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "pick"}}),
+        "tools",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+async def service(engine: DecodingEngine) -> AsyncIterator[Service]:
+    service = Service(engine, **BOUNDS)
+    yield service
+    await service.app.state.decant.guard.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", WAYS)
+async def test_no_way_leads_an_explosive_schema_to_the_engine(
+    service: Service, name: str, stream: bool
+) -> None:
+    path, body, param = WAYS[name]
+    refused, message = await service.refused(path, {**body, "stream": stream})
+    assert refused is not None
+    assert refused.split(".")[0] in (param, "tool_choice")
+    assert "to compile" in message
+    assert await service.post_ok("/v1/completions", {**BODY, "structured_outputs": {"regex": "[a-z]{2}"}})
