@@ -12,8 +12,9 @@ from vllm.exceptions import VLLMError
 
 from server import __version__
 from server.admission import Slots
-from server.auth import KeyRing, RequireKey
+from server.auth import ALWAYS_OPEN, KeyRing, RequireKey
 from server.config import ServeSettings
+from server.document import completed
 from server.engine import DecodingEngine
 from server.errors import ApiError, code_of, from_validation
 from server.metrics import EngineMetrics
@@ -46,7 +47,9 @@ def build_app(engine: DecodingEngine, settings: ServeSettings, engine_metrics: E
     app.state.decant = state
     for module in (generate, rank, models, tokenize, operate):
         app.include_router(module.router)
-    state.vocabulary = words(app.openapi())
+    document = app.openapi()
+    state.vocabulary = words(document)
+    completed(document, ALWAYS_OPEN | _open_paths(settings) if settings.keys() else None)
     _handle_errors(app, state)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=limits.body_bytes)
