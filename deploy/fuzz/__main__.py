@@ -18,11 +18,11 @@ from deploy.loadtest.memory import growth, resident
 from deploy.loadtest.servers import Failure, Server, embedded_models
 
 # Limits that let every request end soon, and that generated ones reach.
-LIMITS = {"max-tokens": 16, "n": 2, "sequences": 4, "candidates": 4, "body-bytes": 100_000}
+LIMITS = {"max-tokens": 6, "n": 2, "sequences": 4, "candidates": 4, "body-bytes": 100_000}
 GOLDEN = {
     "model": "demo",
     "messages": [{"role": "user", "content": "What is the capital of Tovand?"}],
-    "max_tokens": 16,
+    "max_tokens": 6,
     "temperature": 0,
 }
 ROUND = 150  # examples an operation in one round

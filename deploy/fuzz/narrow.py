@@ -52,7 +52,7 @@ def fields(models: list[str], engines: list[str], guides: list[str]) -> dict[str
     engine = {"enum": engines}
     weights = {**_object(**{name: _number(-2, 2) for name in guides}), "minProperties": 1}
     count = _number(1, 2, "integer")
-    tokens = _number(1, 8, "integer")
+    tokens = _number(1, 6, "integer")
     return {
         "model": {"enum": models},
         "messages": _list(MESSAGE, 1, 3),

@@ -42,40 +42,42 @@ class Verdict:
 
 def judge(evidence: Evidence) -> list[Verdict]:
     """Every criterion's verdict."""
-    verdicts = [*_accounts(evidence), *_overload(evidence)]
+    verdicts = accounts(evidence.outcomes, evidence.sent, evidence.counted, evidence.lines)
+    within = [m for name in ("calm", "steady") for m in evidence.stages[name]]
+    refused, sent = (sum(m.numbers[name] for m in within) for name in ("refused", "sent"))
+    verdicts.append(Verdict("no refusals well within capacity", f"{refused} of {sent}", not refused))
+    verdicts += _overload(evidence)
     if evidence.looks:
         verdicts.append(_memory(evidence))
     return verdicts
 
 
-def _accounts(evidence: Evidence) -> list[Verdict]:
-    outcomes = evidence.outcomes
+def accounts(
+    outcomes: list[Outcome],
+    sent: int,
+    counted: Counter[tuple[str, str]],
+    lines: Counter[tuple[str, int]] | None,
+) -> list[Verdict]:
+    """Whether every request came to one proper end, and the server's books say the same; see `Evidence`."""
     errors = Counter(o.error or "?" for o in outcomes if not o.ok and not o.refused)
-    within = [m for name in ("closed", "calm", "steady", "capacity") for m in evidence.stages[name]]
-    refused = sum(measured.numbers["refused"] for measured in within)
     ids = {outcome.id for outcome in outcomes}
     ours = Counter((outcome.route, str(outcome.status)) for outcome in outcomes)
-    differing = {key: (ours[key], evidence.counted[key]) for key in ours | evidence.counted}
-    differing = {key: both for key, both in differing.items() if both[0] != both[1]}
+    differing = {key: (ours[key], counted[key]) for key in ours | counted if ours[key] != counted[key]}
     verdicts = [
         Verdict("no unexpected errors", f"{errors.total()} {dict(errors) or ''}".strip(), not errors),
         Verdict(
-            "no refusals within capacity", f"{refused} of {sum(len(m.outcomes) for m in within)}", not refused
-        ),
-        Verdict(
             "every request sent has one outcome",
-            f"{len(ids)} ids of {evidence.sent} sent",
-            len(ids) == len(outcomes) == evidence.sent,
+            f"{len(ids)} ids of {sent} sent",
+            len(ids) == len(outcomes) == sent,
         ),
         Verdict("the server counted the same, by route and status", str(differing or "equal"), not differing),
     ]
-    if evidence.lines is not None:
+    if lines is not None:
         expected = Counter((outcome.id, outcome.status) for outcome in outcomes)
-        missing, extra = expected - evidence.lines, evidence.lines - expected
+        missing, extra = expected - lines, lines - expected
         found = f"{missing.total()} missing, {extra.total()} too many"
-        verdicts.append(
-            Verdict("the server's log has each id once, with its status", found, not missing and not extra)
-        )
+        asks = "the server's log has each id once, with its status"
+        verdicts.append(Verdict(asks, found, not missing and not extra))
     return verdicts
 
 

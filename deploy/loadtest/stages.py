@@ -1,7 +1,6 @@
 """The stages of a load test, and the numbers of each."""
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count as numbers
@@ -113,7 +112,3 @@ class Runner:
         measured = Measured(stage, self.client.outcomes[before:], began)
         self.measured.append(measured)
         return measured
-
-    def errors(self) -> Counter[str]:
-        """What was neither a whole answer nor a refusal, over all stages."""
-        return Counter(o.error or "?" for o in self.client.outcomes if not o.ok and not o.refused)

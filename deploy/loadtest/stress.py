@@ -24,7 +24,7 @@ from deploy.loadtest.servers import Failure, Server, embedded_models
 from deploy.loadtest.stages import Measured, Runner, Stage
 from deploy.loadtest.stress_report import write
 from deploy.loadtest.traffic import traffic
-from deploy.loadtest.watch import counts, logged, watching
+from deploy.loadtest.watch import counts, logged, moved, watching
 
 CLOSED = (1, 4, 16, 64)
 RAMP = (0.4, 0.55, 0.7, 0.85, 1.0)  # of the best closed loop's rate
@@ -83,10 +83,9 @@ async def measure(url: str, key: str | None, server: Server | None, plan: Plan) 
         runner = Runner(client)
         async with watching(server.process.pid if server else None, client.start) as looks:
             stages = await play(runner, plan)
-        moved = await counts(client.session)
-        moved.subtract(before)
+        counted = await moved(client.session, before, client.sent)
     lines = logged(server.log, run) if server else None
-    return Evidence(stages, runner.measured, client.outcomes, client.sent, moved, lines, looks)
+    return Evidence(stages, runner.measured, client.outcomes, client.sent, counted, lines, looks)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

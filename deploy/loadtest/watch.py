@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.loadtest.memory import resident
 
 EVERY = 1.0  # seconds between two looks at the memory
+BOOKED = 5.0  # seconds within which a server has counted what it answered last
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ async def counts(session: aiohttp.ClientSession) -> Counter[tuple[str, str]]:
             if sample.name == "decant_requests_total" and sample.labels["method"] == "POST":
                 found[sample.labels["route"], sample.labels["status"]] += int(sample.value)
     return found
+
+
+async def moved(
+    session: aiohttp.ClientSession, before: Counter[tuple[str, str]], sent: int
+) -> Counter[tuple[str, str]]:
+    """What the counts have grown by, once they hold `sent` requests more, or have had the time to."""
+    until = time.monotonic() + BOOKED
+    while True:
+        now = await counts(session)
+        now.subtract(before)
+        if now.total() >= sent or time.monotonic() > until:
+            return +now
+        await asyncio.sleep(0.1)
 
 
 def logged(log: Path, run: str) -> Counter[tuple[str, int]]:
