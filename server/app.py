@@ -39,7 +39,7 @@ def build_app(engine: DecodingEngine, settings: ServeSettings, engine_metrics: E
         settings=settings,
         engine=engine,
         handlers=Handlers(engine, settings),
-        slots=Slots(limits.concurrent_requests, limits.queued_requests),
+        slots=Slots(limits.concurrent_requests, limits.queued_requests, limits.queue_seconds),
         engine_metrics=engine_metrics,
         presets={name: preset.decoding for name, preset in settings.preset_table().items()},
         created=int(time.time()),
