@@ -32,7 +32,7 @@ WARM_UP = 20
 def flags(key: str) -> list[str]:
     """The server's: one key, and `LIMITS`."""
     limits = [part for name, most in LIMITS.items() for part in (f"--limits.{name}", str(most))]
-    return ["--api-keys", key, "--log-level", "warning", *limits]
+    return ["--api-keys", key, *limits]
 
 
 def target_of(url: str, key: str) -> Target:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="fuzz-") as folder,
-            embedded_models(Path(folder), *flags(key)) as server,
+            embedded_models(Path(folder), "--log-level", "warning", *flags(key)) as server,
         ):
             done = run(server, target_of(server.url, key), options.requests, options.seed)
     except (Failure, httpx.HTTPError) as failure:

@@ -30,6 +30,7 @@ CLOSED = (1, 4, 16, 64)
 RAMP = (0.4, 0.55, 0.7, 0.85, 1.0)  # of the best closed loop's rate
 OVERLOAD = 3.0
 CALM, BUSY, BURSTINESS = 0.5, 0.6, 0.3
+RUNNING, WAITING = 8, 4  # a core: from here on more requests at once give no more answers a second
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--url", help="a running server's; left out, one with the embedded models is started")
     parser.add_argument("--minutes", type=float, default=6.0, help="length of the run (6); 30 for a long one")
+    cores = len(os.sched_getaffinity(0))
+    limits = f"--limits.concurrent-requests {RUNNING * cores} --limits.queued-requests {WAITING * cores}"
     parser.add_argument(
-        "--flags", default="", help="further flags of the server that is started, as one text"
+        "--flags", default=limits, help=f"flags of the server that is started, as one text ({limits})"
     )
     parser.add_argument("--out", type=Path, default=Path("loadtest-result"), help="folder for the report")
     options = parser.parse_args(arguments)
