@@ -71,6 +71,9 @@ class Traffic:
     """The client of one run: sends, keeps every outcome."""
 
     def __init__(self, session: aiohttp.ClientSession, run: str) -> None:
+        from vllm.benchmarks.serve import get_request  # takes seconds to load, so not while anything is timed
+
+        self.arrivals = get_request
         self.session = session
         self.run = run
         self.start = time.perf_counter()
@@ -127,10 +130,8 @@ class Traffic:
         Args:
             burstiness: 1 for a Poisson process; less for bursts (gamma-distributed intervals of that shape).
         """
-        from vllm.benchmarks.serve import get_request
-
         async with asyncio.TaskGroup() as group:
-            async for (kind, body), _ in get_request(list(requests), rate, burstiness):
+            async for (kind, body), _ in self.arrivals(list(requests), rate, burstiness):
                 group.create_task(self.send(kind, body, stage))
 
 
