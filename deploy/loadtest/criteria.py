@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
-from deploy.loadtest.stages import Measured
+from deploy.loadtest.stages import Measured, p95, percentiles
 from deploy.loadtest.traffic import Outcome
 from deploy.loadtest.watch import Look
 
@@ -82,11 +82,11 @@ def accounts(
 
 
 def _overload(evidence: Evidence) -> list[Verdict]:
-    capacity, overload = evidence.stages["capacity"][0], evidence.stages["overload"][0]
     before, after = evidence.stages["calm"]
-    at, over = capacity.p95(), overload.p95()
-    refusal = overload.numbers["refusal"]
-    back = after.p95() / before.p95()
+    at, over = (p95(evidence.stages[name]) for name in ("capacity", "overload"))
+    refused = [o.seconds for m in evidence.stages["overload"] for o in m.outcomes if o.refused]
+    refusal = percentiles(refused)
+    back = p95([after]) / p95([before])
     return [
         Verdict(
             f"at three times capacity, accepted requests' p95 is within {SLOWER:g} times that at capacity",
@@ -95,12 +95,12 @@ def _overload(evidence: Evidence) -> list[Verdict]:
         ),
         Verdict(
             f"the rest are refused at once: half of them within {AT_ONCE * 1e3:.0f} ms",
-            f"{overload.numbers['refused']} refused, {_milliseconds(refusal)}",
+            f"{len(refused)} refused, {_milliseconds(refusal)}",
             refusal is not None and refusal["p50"] <= AT_ONCE,
         ),
         Verdict(
             f"afterwards p95 is within {RECOVERED:g} times what it was before, at the same load",
-            f"{before.p95():.2f} s before, {after.p95():.2f} s after: {back:.2f}",
+            f"{p95([before]):.2f} s before, {p95([after]):.2f} s after: {back:.2f}",
             back <= RECOVERED,
         ),
     ]

@@ -1,7 +1,7 @@
 """The stages of a load test, and the numbers of each."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count as numbers
 from typing import Any
@@ -64,11 +64,6 @@ class Measured:
             "refusal": percentiles(outcome.seconds for outcome in refused),
         }
 
-    def p95(self, kinds: Sequence[str] = ()) -> float:
-        """The 95th percentile of the seconds to whole answers; infinite if there was none."""
-        found = [o.seconds for o in self.outcomes if o.ok and (not kinds or o.kind in kinds)]
-        return percentile(found, 0.95) if found else float("inf")
-
     def keeps_up(self) -> bool:
         """Whether nearly all requests were answered, and at the rate at which they came."""
         return (
@@ -88,6 +83,12 @@ class Measured:
 def percentiles(values: Iterable[float]) -> dict[str, float] | None:
     found = list(values)
     return {name: percentile(found, share) for name, share in SHARES.items()} if found else None
+
+
+def p95(stages: Iterable[Measured]) -> float:
+    """The 95th percentile of the seconds to whole answers over all these stages; infinite without any."""
+    found = [outcome.seconds for measured in stages for outcome in measured.outcomes if outcome.ok]
+    return percentile(found, 0.95) if found else float("inf")
 
 
 class Runner:

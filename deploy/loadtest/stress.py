@@ -30,6 +30,7 @@ CLOSED = (1, 4, 16, 64)
 RAMP = (0.4, 0.55, 0.7, 0.85, 1.0)  # of the best closed loop's rate
 OVERLOAD = 3.0
 CALM, BUSY, BURSTINESS = 0.5, 0.6, 0.3
+PAIRS = 3
 RUNNING, WAITING = 8, 4  # a core: from here on more requests at once give no more answers a second
 
 
@@ -46,7 +47,7 @@ class Plan:
     def of(cls, minutes: float) -> "Plan":
         total = minutes * 60
         closed, step, overload = 0.03 * total, 0.05 * total, 0.1 * total
-        spent = len(CLOSED) * closed + (len(RAMP) + 2) * step + overload
+        spent = len(CLOSED) * closed + (len(RAMP) + 2) * step + 2 * overload
         return cls(closed, step, overload, total - spent)
 
 
@@ -58,19 +59,21 @@ async def play(runner: Runner, plan: Plan) -> dict[str, list[Measured]]:
     ]
     best = max(measured.numbers["answered_per_s"] for measured in closed)
     ramp = [await runner.run(Stage(f"ramp {share:g}", plan.step, best * share)) for share in RAMP]
-    within = [measured for measured in ramp if measured.keeps_up()] or ramp[:1]
-    capacity = within[-1].stage.rate
+    capacity = ([measured for measured in ramp if measured.keeps_up()] or ramp[:1])[-1].stage.rate
     half = plan.steady / 2
     steady = [await runner.run(Stage("steady", half, capacity * BUSY))]
     before = await runner.run(Stage("calm, before", plan.step, capacity * CALM))
-    overload = await runner.run(Stage("overload", plan.overload, capacity * OVERLOAD))
+    at, over = [], []
+    for _ in range(PAIRS):  # what is compared lies side by side: the machine is not the same all the time
+        at.append(await runner.run(Stage("capacity", plan.overload / PAIRS, capacity)))
+        over.append(await runner.run(Stage("overload", plan.overload / PAIRS, capacity * OVERLOAD)))
     after = await runner.run(Stage("calm, after", plan.step, capacity * CALM))
     steady.append(await runner.run(Stage("bursts", half, capacity * BUSY, burstiness=BURSTINESS)))
     return {
         "closed": closed,
         "ramp": ramp,
-        "capacity": within[-1:],
-        "overload": [overload],
+        "capacity": at,
+        "overload": over,
         "calm": [before, after],
         "steady": steady,
     }
