@@ -102,7 +102,7 @@ class Traffic:
 
     def settle(self) -> None:
         """Read what has come; done between stages, since reading would delay the times of others."""
-        self.outcomes += [_outcome(answer, self.start) for answer in self.unread]
+        self.outcomes += [read(answer, self.start) for answer in self.unread]
         self.unread.clear()
 
     async def closed(
@@ -155,7 +155,8 @@ async def traffic(url: str, run: str, key: str | None = None) -> AsyncIterator[T
         yield Traffic(session, run)
 
 
-def _outcome(answer: Unread, start: float) -> Outcome:
+def read(answer: Unread, start: float) -> Outcome:
+    """What an answer amounts to; `start` is when the run began."""
     raw, error = answer.raw, answer.error
     first, gaps = None, ()
     if error is None:
