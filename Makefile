@@ -13,14 +13,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
-.PHONY: help setup setup-dev serve test check lint types unit e2e soak format clean
+.PHONY: help setup setup-dev serve test check lint types unit e2e soak fuzz loadtest format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make setup   only make $(VENV), the common first step of serve and test"
 	@echo "make check   ruff and mypy;  make unit  tests without a server process;  make e2e  tests with one"
+	@echo "make fuzz    10,000 requests generated from the OpenAPI document, and a report (fuzz-result.md)"
+	@echo "make loadtest  latency against load, overload, recovery, no request lost; a report (loadtest-result/)"
 	@echo "make format  ruff format;    make clean  remove $(VENV)"
-	@echo "ARGS='--port 9000' is passed on to 'decant serve' and to pytest"
+	@echo "ARGS='--port 9000' is passed on to 'decant serve', to pytest, fuzz (--requests 500) and loadtest (--minutes 30)"
 
 setup: $(KERNELS)
 
@@ -75,6 +77,12 @@ e2e: setup-dev
 
 soak: setup-dev
 	@SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest tests/e2e/test_soak.py $(ARGS)
+
+fuzz: setup-dev
+	$(BIN)/python -m deploy.fuzz --out fuzz-result.md $(ARGS)
+
+loadtest: setup-dev
+	$(BIN)/python -m deploy.loadtest.stress $(ARGS)
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

@@ -1,9 +1,10 @@
 """Who may run: limits on one request, and slots that bound all of them together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from time import perf_counter
 
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
@@ -12,9 +13,12 @@ from decoders.request import Decoding
 from server.body import INT64
 from server.call import Call
 from server.config import LimitSettings
-from server.errors import ApiError, invalid, unavailable
+from server.errors import RETRY_AFTER, ApiError, invalid, unavailable
 from server.metrics import METRICS
 from server.requests import ChatRequest, GeneratingRequest, TextRequest, decoding_of
+
+RECENT = 16  # requests over which holding times are averaged, or as many as run at once
+LATEST_RETRY = 60  # seconds; the most that Retry-After says
 
 
 def admit(
@@ -106,40 +110,76 @@ def _check_logit_bias(bias: dict[str, float] | None, most: int) -> None:
 
 
 class Slots:
-    """At most `running` requests at once, at most `waiting` more in line, first come first served."""
+    """At most `running` requests at once; others wait in line, first come first served.
 
-    def __init__(self, running: int, waiting: int) -> None:
+    The line takes no more than `waiting` requests, and none whose turn is expected to come later than in
+    `seconds`: with all slots busy one falls free every holding time / `running` (Little's law). A line that
+    is bounded by its length alone takes longer the longer answers are, and everybody waits.
+
+    Args:
+        running: how many may run.
+        waiting: how many may wait.
+        seconds: longest wait expected of a newcomer; None for no bound.
+        clock: seconds, for the holding times.
+    """
+
+    def __init__(
+        self,
+        running: int,
+        waiting: int,
+        seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.slots = running
         self.capacity = running + waiting
+        self.seconds = seconds
+        self.clock = clock
         self.held = 0
         self.closed: ApiError | None = None  # what newcomers are told once the server takes no more
+        self.holding: float | None = None  # mean seconds for which the last slots were held
         self._running = asyncio.Semaphore(running)
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def expected_wait(self) -> float:
+        """Seconds until a newcomer's turn, as far as can be told: 0 with a free slot or before any answer."""
+        ahead = self.held - self.slots + 1
+        return 0.0 if ahead <= 0 or self.holding is None else ahead * self.holding / self.slots
+
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
-        """Hold a slot, after waiting in line; ApiError 503 if the line is full or the server drains."""
+        """Hold a slot, after waiting in line; ApiError 503 if the line is too long or the server drains."""
         if self.closed is not None:
             METRICS.rejected.labels(self.closed.code).inc()
             raise self.closed
-        if self.held >= self.capacity:
+        wait = self.expected_wait()
+        if self.held >= self.capacity or (self.seconds is not None and wait > self.seconds):
             METRICS.rejected.labels("overloaded").inc()
-            raise unavailable("The server is at its limit of requests; try again later.", "overloaded")
+            message = "The server is at its limit of requests; try again later."
+            raise unavailable(message, "overloaded", min(max(RETRY_AFTER, math.ceil(wait)), LATEST_RETRY))
         self._count(+1)
         try:
             METRICS.queued.inc()
-            began = perf_counter()
+            began = self.clock()
             try:
                 await self._running.acquire()
             finally:
                 METRICS.queued.dec()
-                METRICS.slot_wait.of().observe(perf_counter() - began)
+                METRICS.slot_wait.of().observe(self.clock() - began)
+            began = self.clock()
             try:
                 yield
             finally:
                 self._running.release()
+                self._learn(self.clock() - began)
         finally:
             self._count(-1)
+
+    def _learn(self, seconds: float) -> None:
+        if self.holding is None:
+            self.holding = seconds
+        else:
+            self.holding += (seconds - self.holding) / max(RECENT, self.slots)
 
     def _count(self, change: int) -> None:
         self.held += change

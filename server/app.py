@@ -12,8 +12,9 @@ from vllm.exceptions import VLLMError
 
 from server import __version__
 from server.admission import Slots
-from server.auth import KeyRing, RequireKey
+from server.auth import ALWAYS_OPEN, KeyRing, RequireKey
 from server.config import ServeSettings
+from server.document import completed
 from server.engine import DecodingEngine
 from server.errors import ApiError, code_of, from_validation
 from server.grammars.guard import Guard
@@ -53,7 +54,7 @@ def build_app(
         settings=settings,
         engine=engine,
         handlers=Handlers(engine, settings),
-        slots=Slots(limits.concurrent_requests, limits.queued_requests),
+        slots=Slots(limits.concurrent_requests, limits.queued_requests, limits.queue_seconds),
         guard=Guard(limits, engine.vllm_config, engine.renderer.tokenizer),
         engine_metrics=engine_metrics,
         presets={name: preset.decoding for name, preset in settings.preset_table().items()},
@@ -62,7 +63,9 @@ def build_app(
     app.state.decant = state
     for module in (generate, rank, models, tokenize, operate):
         app.include_router(module.router)
-    state.vocabulary = words(app.openapi())
+    document = app.openapi()
+    state.vocabulary = words(document)
+    completed(document, ALWAYS_OPEN | _open_paths(settings) if settings.keys() else None)
     _handle_errors(app, state)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=limits.body_bytes)

@@ -103,6 +103,13 @@ class LimitSettings(ContentLimits):
     )
     concurrent_requests: int = Field(default=256, ge=1, description="Requests that run at once; others wait.")
     queued_requests: int = Field(default=512, ge=0, description="Requests that may wait; 503 above.")
+    queue_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest wait in line that may be expected, by how long the last requests ran; 503 "
+        "above. No bound if left out.",
+    )
     n: int = Field(default=16, ge=1, description="Largest n.")
     sequences: int = Field(default=128, ge=1, description="Largest n times prompts in one request.")
     max_tokens: int | None = Field(

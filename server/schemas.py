@@ -22,9 +22,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "The request is not valid, or this server cannot honour it."},
     401: {"model": Error, "description": "No API key, or a wrong one."},
     404: {"model": Error, "description": "No such model or route."},
+    405: {"model": Error, "description": "This route does not take that method."},
     413: {"model": Error, "description": "The body is too large."},
     415: {"model": Error, "description": "The body is not JSON."},
     429: {"model": Error, "description": "The API key's limits are used up; see Retry-After."},
+    431: {"model": Error, "description": "The header is too large."},
     500: {"model": Error, "description": "The server failed."},
     503: {"model": Error, "description": "Too busy, shutting down, or an engine is dead; see Retry-After."},
 }

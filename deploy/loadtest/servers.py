@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from server.models import EMBEDDED_ARGUMENTS
 
 SERVED = "loadtest"
 DECANT, VLLM = "decant", "vllm"
+DECANT_COMMAND = Path(sys.executable).with_name("decant")
 START_SECONDS, STOP_SECONDS = 300.0, 20.0
 
 # What both engines run with: Decant's own arguments for its embedded models.
@@ -95,9 +96,8 @@ def command(name: str, model: Path, port: int) -> list[str]:
     """The command line that starts one server."""
     common = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", SERVED]
     if name == DECANT:
-        decant = str(Path(sys.executable).parent / "decant")
         args = ["--engine-args", json.dumps(ENGINE_ARGS)]
-        return [decant, "serve", str(model), *common, "--log-level", "warning", *args]
+        return [str(DECANT_COMMAND), "serve", str(model), *common, "--log-level", "warning", *args]
     flags = [part for key, value in ENGINE_ARGS.items() for part in _flag(key, value)]
     quiet = ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"]
     module = "vllm.entrypoints.openai.api_server"
@@ -113,15 +113,41 @@ def _flag(key: str, value: Any) -> list[str]:
 
 @contextmanager
 def running(name: str, model: Path, threads: int, folder: Path) -> Iterator[Server]:
-    """One server, stopped at the end whatever happens; its log's end is shown if something went wrong."""
-    port, log = free_port(), folder / f"{name}.log"
+    """One server of the comparison; see `launched`."""
+    port = free_port()
+    with launched(name, command(name, model, port), port, environment(name, threads), folder) as server:
+        yield server
+
+
+@contextmanager
+def embedded_models(folder: Path, *flags: str) -> Iterator[Server]:
+    """`decant serve` with the embedded models, ready; see `launched`. DECANT_* variables do not reach it."""
+    port = free_port()
+    arguments = [str(DECANT_COMMAND), "serve", "--port", str(port), *flags]
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("DECANT_")}
+    with launched(DECANT, arguments, port, environ, folder) as server:
+        server.wait_ready()
+        yield server
+
+
+@contextmanager
+def launched(
+    name: str, arguments: Sequence[str], port: int, environ: Mapping[str, str], folder: Path
+) -> Iterator[Server]:
+    """A server process, stopped at the end whatever happens; its log's end is shown if something went wrong.
+
+    Args:
+        name: for messages, and for the log's file in `folder`.
+        arguments: the command line, which must make it listen on `port` of the loopback interface.
+    """
+    log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command(name, model, port),
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(name, threads),
+            env=dict(environ),
             start_new_session=True,
         )
     server = Server(name, f"http://127.0.0.1:{port}", process, log)

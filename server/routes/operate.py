@@ -14,6 +14,10 @@ from server.metrics import METRICS, exposition
 from server.routes import Shared, State
 from server.schemas import ERRORS
 
+EXPOSITION: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The metrics."}
+}
+
 router = APIRouter(tags=["Operation"], responses={503: ERRORS[503]})
 
 
@@ -53,7 +57,7 @@ async def ready(state: Shared) -> dict[str, Any]:
     return {"status": "ready", "model": state.settings.model_name()}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=EXPOSITION)
 async def metrics(state: Shared) -> Response:
     """Prometheus metrics: Decant's own and each engine's, told apart by the label `decant_engine`."""
     for name in state.engine.engines:

@@ -172,3 +172,72 @@ async def test_a_draining_server_takes_nobody() -> None:
         async with slots.hold():
             pass
     assert caught.value.code == "draining"
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def held_for(slots: Slots, clock: Clock, seconds: float) -> None:
+    async with slots.hold():
+        clock.now += seconds
+
+
+async def test_a_line_takes_nobody_whose_turn_comes_too_late() -> None:
+    """With 2 slots of 8 s each one falls free every 4 s: the third in line waits 12 s."""
+    clock = Clock()
+    slots = Slots(running=2, waiting=100, seconds=9.0, clock=clock)
+    assert slots.expected_wait() == 0.0
+    await held_for(slots, clock, 8.0)
+    release = asyncio.Event()
+
+    async def work() -> None:
+        async with slots.hold():
+            await release.wait()
+
+    tasks = []
+    for expected in (0.0, 0.0, 4.0, 8.0):
+        assert slots.expected_wait() == expected
+        tasks.append(asyncio.create_task(work()))
+        await asyncio.sleep(0)
+    assert slots.expected_wait() == 12.0
+    with pytest.raises(ApiError) as caught:
+        await work()
+    assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
+    assert caught.value.headers == {"Retry-After": "12"}
+    tasks.pop().cancel()  # the last in line leaves: there is room for one again
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(work()))
+    await asyncio.sleep(0)
+    assert slots.held == 4
+    release.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_holding_times_are_those_of_late() -> None:
+    clock = Clock()
+    slots = Slots(running=1, waiting=9, clock=clock)
+    await held_for(slots, clock, 100.0)
+    for _ in range(200):
+        await held_for(slots, clock, 1.0)
+    assert slots.holding == pytest.approx(1.0, abs=0.01)
+
+
+async def test_without_a_bound_only_the_length_of_the_line_counts() -> None:
+    clock = Clock()
+    slots = Slots(running=1, waiting=1, clock=clock)
+    await held_for(slots, clock, 1000.0)
+    async with slots.hold():
+        waiter = asyncio.create_task(held_for(slots, clock, 0.0))
+        await asyncio.sleep(0)
+        assert slots.expected_wait() == 2000.0
+        with pytest.raises(ApiError) as caught:
+            await held_for(slots, clock, 0.0)
+        assert caught.value.headers == {"Retry-After": "60"}
+    await waiter

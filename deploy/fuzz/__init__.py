@@ -1,0 +1,1 @@
+"""Fuzzing: requests generated from the service's own OpenAPI document."""
