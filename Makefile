@@ -13,12 +13,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
-.PHONY: help setup setup-dev serve test check lint types unit e2e format clean
+.PHONY: help setup setup-dev serve test check lint types unit e2e deployment format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make setup   only make $(VENV), the common first step of serve and test"
-	@echo "make check   ruff and mypy;  make unit  tests without a server process;  make e2e  tests with one"
+	@echo "make check   ruff and mypy;  make unit  tests without a server process;  make e2e  tests with one;  make deployment  those of deploy/"
 	@echo "make format  ruff format;    make clean  remove $(VENV)"
 	@echo "ARGS='--port 9000' is passed on to 'decant serve' and to pytest"
 
@@ -47,15 +47,15 @@ $(KERNELS): $(STAMP) kernels/build.py $(wildcard kernels/csrc/*/*)
 
 setup-dev: $(DEV_STAMP)
 
-$(DEV_STAMP): $(KERNELS) requirements/dev.txt
+$(DEV_STAMP): $(KERNELS) requirements/dev.txt requirements/ray.txt
 	@echo "decant: installing the tools of the test command"
-	@$(PIP) install -q --no-deps -r requirements/dev.txt
+	@$(PIP) install -q --no-deps -r requirements/dev.txt -r requirements/ray.txt
 	@touch $@
 
 serve: setup
 	@exec $(BIN)/decant serve $(ARGS)
 
-test: check unit e2e
+test: check unit e2e deployment
 	@echo "decant: all checks passed"
 
 check: lint types
@@ -68,10 +68,13 @@ types: setup-dev
 	$(BIN)/mypy
 
 unit: setup-dev
-	$(BIN)/python -m pytest --ignore=tests/e2e $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/deploy $(ARGS)
 
 e2e: setup-dev
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+deployment: setup-dev
+	$(BIN)/python -m pytest tests/deploy $(ARGS)
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

@@ -43,6 +43,20 @@ async def serve(settings: ServeSettings, sock: socket.socket) -> int:
     """Serve on `sock` until a signal or an engine's death; the process's exit status."""
     began = time.perf_counter()
     _leave_on_signals()
+    app = await assemble(settings)
+    state: State = app.state.decant
+    try:
+        return await Service(app, state, sock).run(time.perf_counter() - began)
+    finally:
+        await asyncio.to_thread(state.engine.shutdown, 0)
+        sock.close()
+
+
+async def assemble(settings: ServeSettings) -> FastAPI:
+    """The application over engines that are up and warm; `app.state.decant.engine` is to be shut down.
+
+    Errors: ConfigError for what cannot be served; no engine is left running then.
+    """
     plans = plan_engines(settings)
     metrics = EngineMetrics()
     engines = await start_engines(plans, metrics)
@@ -53,11 +67,11 @@ async def serve(settings: ServeSettings, sock: socket.socket) -> int:
         app = build_app(engine, settings, metrics)
         state: State = app.state.decant
         await asyncio.to_thread(state.handlers.warmup)
-        freeze_gc_heap()  # what is loaded stays; collections need not walk it again and again
-        return await Service(app, state, sock).run(time.perf_counter() - began)
-    finally:
+    except BaseException:
         await asyncio.to_thread(engine.shutdown, 0)
-        sock.close()
+        raise
+    freeze_gc_heap()  # what is loaded stays; collections need not walk it again and again
+    return app
 
 
 def _leave_on_signals() -> None:
