@@ -21,7 +21,7 @@ from deploy.ray.proxy import IMPORT_PATH, VARIABLE
 from tests.e2e.process import ROOT, environment, survivors
 
 SERVE = Path(sys.executable).with_name("serve")
-START_SECONDS = 280.0
+START_SECONDS = 600.0
 TITLE = "ServeReplica:decant"  # how Ray names the process of a replica
 
 

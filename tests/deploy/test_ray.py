@@ -9,21 +9,31 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
+from server.models import EMBEDDED_ARGUMENTS
 from tests.deploy.ray_cluster import Cluster, cluster, replicas_told
-from tests.e2e.client import CHAT, KEY, ON_SMALL, TEXT
+from tests.e2e.client import CHAT, KEY, TEXT
 from tests.e2e.process import serving
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 REPLICAS = 2
 READY_AGAIN = 60.0  # seconds within which requests must be answered again after a replica was killed
 OWN = ("id", "created", "system_fingerprint")  # what tells one answer from another of the same request
+GUIDED = {"logits": {"method": "genarm", "weights": {"polite": 1.0}}}
+SETTINGS = {  # one engine a replica, so that two cores suffice
+    "served_model_name": "demo",
+    "engines": {"base": {"model": "embedded:base", "guides": {"polite": "embedded:polite"}}},
+    "engine_args": {**EMBEDDED_ARGUMENTS, "kv_cache_memory_bytes": 64 << 20},
+    "presets": {"polite": {"decoding": GUIDED}},
+    "tool_call_parser": "hermes",
+}
 LONG = {**TEXT, "temperature": 1, "ignore_eos": True, "max_tokens": 1500}
 
 ASKED: dict[str, tuple[str, str, Any]] = {
     "schema": ("GET", "/openapi.json", None),
     "models": ("GET", "/v1/models", None),
-    "model": ("GET", "/v1/models/demo:small", None),
+    "model": ("GET", "/v1/models/demo:polite", None),
     "methods": ("GET", "/v1/decoding/methods", None),
     "health": ("GET", "/health", None),
     "ready": ("GET", "/ready", None),
@@ -31,7 +41,7 @@ ASKED: dict[str, tuple[str, str, Any]] = {
     "index": ("GET", "/", None),
     "chat": ("POST", "/v1/chat/completions", CHAT),
     "text": ("POST", "/v1/completions", TEXT),
-    "small": ("POST", "/v1/completions", {**TEXT, "decoding": ON_SMALL}),
+    "guided": ("POST", "/v1/completions", {**TEXT, "decoding": {**GUIDED, "report": True}}),
     "preset": ("POST", "/v1/chat/completions", {**CHAT, "model": "demo:polite"}),
     "seeded": ("POST", "/v1/completions", {**TEXT, "temperature": 1, "seed": 7, "n": 2}),
     "tokenize": ("POST", "/tokenize", {"model": "demo", "prompt": "The capital of"}),
@@ -84,7 +94,7 @@ def streams(url: str) -> dict[str, Any]:
     return {
         "chat": streamed(url, "/v1/chat/completions", CHAT),
         "text": streamed(url, "/v1/completions", TEXT),
-        "small": streamed(url, "/v1/completions", {**TEXT, "decoding": ON_SMALL}),
+        "guided": streamed(url, "/v1/completions", {**TEXT, "decoding": GUIDED}),
     }
 
 
@@ -98,20 +108,22 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one server says, stopped by now: engines of three would not fit on small machines."""
-    flags = ("--api-keys-file", str(keys), "--engine-args", "kv_cache_memory_bytes=67108864")
-    with serving(tmp_path_factory.mktemp("alone") / "log", *flags) as server:
+    folder: Path = tmp_path_factory.mktemp("alone")
+    config = {**SETTINGS, "api_keys_file": str(keys)}
+    (folder / "decant.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with serving(folder / "log", "--config", str(folder / "decant.yaml")) as server:
         return {"answers": answers(server.url), "streams": streams(server.url)}
 
 
 @pytest.fixture(scope="module")
 def served(alone: Any, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    settings = {"api_keys_file": str(keys), "engine_args": {"kv_cache_memory_bytes": 67108864}}
+    settings = {**SETTINGS, "api_keys_file": str(keys)}
     with cluster(tmp_path_factory.mktemp("ray"), settings) as running:
         running.wait_until_ready(REPLICAS, HEADERS)
         yield running
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_it_answers_as_one_server_does(alone: dict[str, Any], served: Cluster) -> None:
     for _ in range(REPLICAS):  # whichever replica it is
         said = answers(served.url)
@@ -119,13 +131,13 @@ def test_it_answers_as_one_server_does(alone: dict[str, Any], served: Cluster) -
             assert said[name] == expected, name
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_it_streams_as_one_server_does(alone: dict[str, Any], served: Cluster) -> None:
     for _ in range(REPLICAS):
         assert streams(served.url) == alone["streams"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_stream_arrives_as_it_is_made(served: Cluster) -> None:
     request = {**LONG, "stream": True}
     with httpx.stream(
@@ -135,14 +147,14 @@ def test_a_stream_arrives_as_it_is_made(served: Cluster) -> None:
     assert len({round(at, 2) for at in times}) > 20, "the answer came in a few pieces"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_an_answer_carries_the_callers_id_once(served: Cluster) -> None:
     for path in ("/v1/models", "/nothing"):
         response = httpx.get(served.url + path, headers={**HEADERS, "X-Request-Id": "mine-1"}, timeout=30)
         assert response.headers.get_list("x-request-id") == ["mine-1"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_metrics_say_which_replica(served: Cluster) -> None:
     assert len(replicas_told(served.url, HEADERS)) == REPLICAS
     text = httpx.get(f"{served.url}/metrics", headers=HEADERS, timeout=30).text
@@ -154,7 +166,7 @@ def test_metrics_say_which_replica(served: Cluster) -> None:
     assert len(families) == len(set(families))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_client_that_leaves_frees_its_replica(served: Cluster) -> None:
     def in_flight() -> float:
         lines = httpx.get(f"{served.url}/metrics", headers=HEADERS, timeout=30).text.splitlines()
@@ -197,7 +209,7 @@ def outcome(url: str, stream: bool) -> str:
     return "complete" if last["choices"][0]["finish_reason"] == "length" else str(last)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_killed_replica_costs_only_its_requests_and_is_replaced(served: Cluster) -> None:
     before = replicas_told(served.url, HEADERS)
     with ThreadPoolExecutor(16) as pool:
@@ -221,10 +233,10 @@ def test_a_killed_replica_costs_only_its_requests_and_is_replaced(served: Cluste
     assert len(before & after) == REPLICAS - 1
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_its_end_ends_replicas_and_engines(served: Cluster) -> None:
     """Last: nothing is served afterwards."""
     ours = [*served.replicas(), *served.engines()]
-    assert len(ours) == REPLICAS * 3
+    assert len(ours) == REPLICAS * 2
     left = served.stop()
     assert not set(left) & set(ours), [process.cmdline() for process in left]
