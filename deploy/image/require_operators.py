@@ -13,4 +13,5 @@ with ZipFile(wheel) as content:
     names = set(content.namelist())
     missing = [device for device in devices if f"kernels/lib/libdecant_{device}.so" not in names]
     if missing:
-        sys.exit(f"{wheel.name} lacks operators for {', '.join(missing)}: {content.read('kernels/lib/build.json')!r}")
+        record = content.read("kernels/lib/build.json").decode()
+        sys.exit(f"{wheel.name} lacks operators for {', '.join(missing)}: {record}")
