@@ -8,6 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.errors import ApiError, unavailable
+
 LABEL = "replica"
 
 
@@ -36,10 +38,15 @@ def together(texts: Mapping[str, str]) -> bytes:
     return generate_latest(registry)
 
 
+def _incomplete() -> ApiError:
+    return unavailable("A replica did not tell its metrics in time.", "metrics_incomplete")
+
+
 class AllReplicas:
     """Answers GET /metrics with `collect()` where the application itself would have answered it with 200.
 
-    The application is asked first, so that keys, methods and errors stay its own.
+    The application is asked first, so that keys, methods and errors stay its own. Where `collect` raises
+    TimeoutError the answer is a 503: counters without one replica's share would look as if it had died.
     """
 
     def __init__(self, app: ASGIApp, collect: Callable[[], Awaitable[bytes]]) -> None:
@@ -61,7 +68,11 @@ class AllReplicas:
 
         await self.app(scope, receive, hold)
         if start is not None:
-            body = await self.collect()
+            try:
+                body = await self.collect()
+            except TimeoutError:
+                await _incomplete().response()(scope, receive, send)
+                return
             headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
             headers.append((b"content-length", str(len(body)).encode()))
             await send({**start, "headers": headers})

@@ -155,6 +155,20 @@ def test_replicas_stand_side_by_side_in_one_exposition() -> None:
         assert {sample.labels["replica"] for sample in family.samples} == {"r1", "r2"}
 
 
+async def test_metrics_without_a_replicas_share_are_refused() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, "text/plain"))
+        await send(body(b"own"))
+
+    async def collect() -> bytes:
+        raise TimeoutError
+
+    transport = httpx.ASGITransport(AllReplicas(app, collect))
+    async with httpx.AsyncClient(transport=transport, base_url="http://ray") as client:
+        response = await client.get("/metrics")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "metrics_incomplete")
+
+
 async def test_metrics_are_gathered_only_where_the_server_would_answer() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         allowed = any(name == b"authorization" for name, _ in scope["headers"])
