@@ -21,7 +21,7 @@ RUN python3 -m pip wheel -q --no-deps --no-build-isolation -w /wheels . \
 
 FROM ${VLLM}
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    python3 -m pip install -q --no-cache-dir --no-deps --no-index /wheels/*.whl \
+    python3 -m pip install -q --no-cache-dir --no-deps --no-index --break-system-packages /wheels/*.whl \
     && useradd --uid 10001 --user-group --create-home decant \
     && mkdir -p /models && chown decant:decant /models \
     && decant --version
