@@ -64,7 +64,7 @@ class Replica:
         return serve.get_replica_context().replica_id.unique_id, bytes(response.body).decode()
 
     async def _all_metrics(self) -> bytes:
-        """The exposition of every replica that lives. Errors: TimeoutError if one does not tell it in time."""
+        """The exposition of every replica. Errors: TimeoutError if a live one does not tell it in time."""
         from deploy.ray.metrics import together
 
         context = serve.get_replica_context()

@@ -16,7 +16,8 @@ from tests.e2e.process import serving
 COMPOSE = DEPLOY / "compose"
 RULES = COMPOSE / "prometheus/rules.yml"
 DASHBOARD = COMPOSE / "grafana/dashboards/decant.json"
-METRIC = re.compile(r"(?<![\w:{])((?:decant_|vllm:|decant:)\w+(?::\w+)*)")
+LABELS = re.compile(r"\{[^}]*\}|\b(?:by|on|without|ignoring)\s*\([^)]*\)")
+METRIC = re.compile(r"(?<![\w:])((?:decant_|vllm:|decant:)\w+(?::\w+)*)")
 # Every part that has metrics of its own: guides, cache methods, two engines, speculation with its governor.
 ENGINES = {
     "base": {
@@ -33,7 +34,7 @@ ENGINES = {
 
 def names(expression: str) -> set[str]:
     """The metrics that a PromQL expression asks for."""
-    return set(METRIC.findall(re.sub(r'"[^"]*"', '""', expression)))
+    return set(METRIC.findall(LABELS.sub(" ", re.sub(r'"[^"]*"', '""', expression))))
 
 
 def rules() -> list[dict[str, Any]]:
@@ -70,8 +71,8 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_names_are_found_in_expressions() -> None:
-    expression = 'sum by (le) (rate(vllm:a_bucket{x="decant_no"}[5m])) / decant_b > decant:c:rate5m'
-    assert names(expression) == {"vllm:a_bucket", "decant_b", "decant:c:rate5m"}
+    expression = 'sum by (decant_x) (rate(vllm:a_bucket{decant_y="decant_z"}[5m])) / decant_b > decant:c:d5m'
+    assert names(expression) == {"vllm:a_bucket", "decant_b", "decant:c:d5m"}
 
 
 def test_every_metric_asked_for_is_one_that_a_server_has(exposed: set[str]) -> None:
