@@ -71,6 +71,8 @@ class Cluster:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-60:])
 
     def processes(self) -> list[psutil.Process]:
+        if self.process.poll() is not None:
+            return []
         found = psutil.Process(self.process.pid).children(recursive=True)
         self.started.update(found)
         return found
@@ -100,7 +102,9 @@ class Cluster:
     def stop(self) -> list[psutil.Process]:
         """End it; the processes that would not end (which are killed)."""
         self.processes()
-        self.process.send_signal(signal.SIGTERM)  # a shell's background jobs may ignore SIGINT
+        self.process.send_signal(
+            signal.SIGTERM
+        )  # nothing where it has ended; a shell's background jobs may ignore SIGINT
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(60)
         left = survivors(list(self.started), within=30)
