@@ -101,10 +101,10 @@ class Cluster:
 
     def stop(self) -> list[psutil.Process]:
         """End it; the processes that would not end (which are killed)."""
+        if self.process.returncode is not None:
+            return []
         self.processes()
-        self.process.send_signal(
-            signal.SIGTERM
-        )  # nothing where it has ended; a shell's background jobs may ignore SIGINT
+        self.process.send_signal(signal.SIGTERM)  # a shell's background jobs may ignore SIGINT
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(60)
         left = survivors(list(self.started), within=30)

@@ -88,11 +88,8 @@ def streamed(url: str, path: str, body: dict[str, Any]) -> tuple[str, set[str], 
     events = [json.loads(line) for line in lines[:-1]]
     choices = [choice for event in events for choice in event["choices"]]
     text = "".join(c.get("text") or c.get("delta", {}).get("content") or "" for c in choices)
-    return (
-        text,
-        {c["finish_reason"] for c in choices if c["finish_reason"]},
-        _without_own(events[-1]["usage"]),
-    )
+    reasons = {choice["finish_reason"] for choice in choices if choice["finish_reason"]}
+    return text, reasons, _without_own(events[-1]["usage"])
 
 
 def streams(url: str) -> dict[str, Any]:
