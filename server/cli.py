@@ -5,10 +5,14 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from server import __version__
+
+if TYPE_CHECKING:
+    from server.config import ServeSettings
 
 USAGE = """decant COMMAND [flags]
 
@@ -77,30 +81,13 @@ def serve(arguments: Sequence[str]) -> int:
     from pydantic_settings import CliApp, SettingsError
 
     from server.config import ConfigError, ServeSettings, check_variables, use_config_file
-    from server.environment import prepare
     from server.listen import bind
-    from server.logs import configure
-    from server.models import locate
 
     try:
         check_variables()
         use_config_file(_config_path(arguments, os.environ.get("DECANT_CONFIG")))
         settings = CliApp.run(ServeSettings, cli_args=list(arguments))
-        configure(settings.log_level, settings.log_format)
-        prepare(
-            engines=len(settings.engine_table()),
-            threads_per_engine=settings.threads_per_engine,
-            vllm_log_level=settings.vllm_log_level,
-            stop_strings=settings.limits.stop,
-            processors=settings.needs_processors(),
-            chosen=_chosen(settings.model_fields_set),
-        )
-        os.environ["DECANT_KERNELS"] = settings.kernels
-
-        for engine in settings.engine_table().values():
-            draft = engine.speculative.draft_model() if engine.speculative is not None else None
-            for model in (engine.model, *engine.guides.values(), *([draft] if draft else [])):
-                locate(model)
+        set_up(settings)
         sock = bind(settings.host, settings.port)
 
         import uvloop
@@ -119,6 +106,33 @@ def serve(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def set_up(settings: "ServeSettings") -> None:
+    """Set this process's log and environment as `settings` say, and fail fast on models that are not there.
+
+    To be called before vLLM is imported, which reads the environment. Errors: ConfigError.
+    """
+    import os
+
+    from server.environment import prepare
+    from server.logs import configure
+    from server.models import locate
+
+    configure(settings.log_level, settings.log_format)
+    prepare(
+        engines=len(settings.engine_table()),
+        threads_per_engine=settings.threads_per_engine,
+        vllm_log_level=settings.vllm_log_level,
+        stop_strings=settings.limits.stop,
+        processors=settings.needs_processors(),
+        chosen=_chosen(settings.model_fields_set),
+    )
+    os.environ["DECANT_KERNELS"] = settings.kernels
+    for engine in settings.engine_table().values():
+        draft = engine.speculative.draft_model() if engine.speculative is not None else None
+        for model in (engine.model, *engine.guides.values(), *([draft] if draft else [])):
+            locate(model)
 
 
 def _chosen(fields: set[str]) -> set[str]:

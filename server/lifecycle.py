@@ -11,21 +11,13 @@ from contextlib import contextmanager, suppress
 
 import psutil
 import uvicorn
-from fastapi import FastAPI
-from vllm.utils.gc_utils import freeze_gc_heap
 
-from server.app import build_app
+from server.assembly import Assembly, assemble
 from server.config import ConfigError, ServeSettings
-from server.engine import DecodingEngine
-from server.engines import describe, plan_engines, require_presets, start_engines
 from server.errors import unavailable
 from server.failures import lost_error
-from server.metrics import EngineMetrics
 from server.protocol import BoundedProtocol
-from server.routes import State
 from server.routes.operate import watches
-from server.supervisor import Supervisor
-from server.tracing import tracing_to
 
 logger = logging.getLogger("decant.server")
 
@@ -45,28 +37,13 @@ async def serve(settings: ServeSettings, sock: socket.socket) -> int:
     """Serve on `sock` until a signal or an engine's death; the process's exit status."""
     began = time.perf_counter()
     _leave_on_signals()
-    plans = plan_engines(settings)
-    metrics = EngineMetrics()
-    engines = await start_engines(plans, metrics)
-    deployment = describe(plans, engines, settings.default_engine_name())
-    limit, restarts = settings.limits.prompt_tokens, settings.restart_engines > 0
-    tracing = tracing_to(settings.otlp_endpoint) if settings.otlp_endpoint else None
-    seen = tracing.engines(engines) if tracing is not None else engines
-    engine = DecodingEngine(seen, deployment, limit, restarts)
-    supervisor = Supervisor(engine, engines, plans, settings)
     try:
-        require_presets(settings, deployment)
-        app = build_app(engine, settings, metrics, tracing)
-        state: State = app.state.decant
-        await asyncio.to_thread(state.handlers.warmup)
-        await engine.get_supported_tasks()  # vLLM would ask at the first request, and again after a death
-        freeze_gc_heap()  # what is loaded stays; collections need not walk it again and again
-        return await Service(app, state, sock, supervisor).run(time.perf_counter() - began)
+        made = await assemble(settings)
+        try:
+            return await Service(made, sock).run(time.perf_counter() - began)
+        finally:
+            await made.close()
     finally:
-        await supervisor.close()
-        await asyncio.to_thread(engine.shutdown, 0)
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
         sock.close()
 
 
@@ -88,15 +65,15 @@ def _leave_on_signals() -> None:
 class Service:
     """One server process while it serves."""
 
-    def __init__(self, app: FastAPI, state: State, sock: socket.socket, supervisor: Supervisor) -> None:
-        self.state = state
-        self.supervisor = supervisor
+    def __init__(self, made: Assembly, sock: socket.socket) -> None:
+        self.state = made.state
+        self.supervisor = made.supervisor
         self.sock = sock
         self.status = 0
         drain = state.settings.drain_seconds
         self.secure = (context := state.settings.tls.context()) is not None
         config = uvicorn.Config(
-            app,
+            made.app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -130,7 +107,6 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.state.guard.close()
         return self.status
 
     def _announce(self, startup: float) -> None:
