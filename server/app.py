@@ -65,7 +65,7 @@ def build_app(
         app.include_router(module.router)
     document = app.openapi()
     state.vocabulary = words(document)
-    completed(document, ALWAYS_OPEN | _open_paths(settings) if settings.keys() else None)
+    completed(document, ALWAYS_OPEN | _open_paths(settings) if settings.known_keys() else None)
     _handle_errors(app, state)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=limits.body_bytes)

@@ -70,18 +70,18 @@ class Service:
         self.supervisor = made.supervisor
         self.sock = sock
         self.status = 0
-        drain = state.settings.drain_seconds
-        self.secure = (context := state.settings.tls.context()) is not None
+        settings = self.state.settings
+        self.secure = (context := settings.tls.context()) is not None
         config = uvicorn.Config(
             made.app,
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
-            timeout_graceful_shutdown=int(drain + 2 * ABORT_GRACE) + 1,
-            http=BoundedProtocol.within(state.settings.connections),
+            timeout_graceful_shutdown=int(settings.drain_seconds + 2 * ABORT_GRACE) + 1,
+            http=BoundedProtocol.within(settings.connections),
             ws="none",
-            timeout_keep_alive=state.settings.connections.keep_alive_seconds,
+            timeout_keep_alive=settings.connections.keep_alive_seconds,
             ssl_context_factory=(lambda *_: context) if context is not None else None,
         )
         self.server = Server(config)
