@@ -5,6 +5,8 @@ import os
 import threading
 import time
 
+from decoders.output import make_lossy
+
 WORKER = "decoders.worker.DecantWorker"  # one for all: vLLM adds it to its worker class, for good
 SCHEDULER = "decoders.scheduler.scheduler"  # for every engine that names no other
 CACHE_SCHEDULER = "decoders.cache.scheduler.scheduler"  # for those with cache methods; derived from it
@@ -21,6 +23,7 @@ def settle() -> None:
     starter = multiprocessing.parent_process()
     if os.environ.get(MARK) != "1" or starter is None:
         return
+    make_lossy()
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)
     # Not getppid(): the parent may be gone already.

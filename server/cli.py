@@ -115,10 +115,12 @@ def set_up(settings: "ServeSettings") -> None:
     """
     import os
 
+    from decoders.output import make_lossy
     from server.environment import prepare
     from server.logs import configure
     from server.models import locate
 
+    make_lossy()
     configure(settings.log_level, settings.log_format)
     prepare(
         engines=len(settings.engine_table()),

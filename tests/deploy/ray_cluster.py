@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,18 +16,13 @@ import httpx
 import psutil
 import yaml
 
+from deploy.loadtest.servers import free_port
 from deploy.ray.proxy import IMPORT_PATH, VARIABLE
 from tests.e2e.process import ROOT, environment, survivors
 
 SERVE = Path(sys.executable).with_name("serve")
 START_SECONDS = 600.0
 TITLE = "ServeReplica:decant"  # how Ray names the process of a replica
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Cluster:

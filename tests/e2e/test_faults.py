@@ -1,17 +1,22 @@
 """Clients that do not read, or do not end; a cache too small for all."""
 
 import json
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+import pytest
 
+from deploy.loadtest.servers import free_port
 from tests.e2e.client import CHAT, TEXT, Http, connection, raw_post, together, wait_for
-from tests.e2e.process import START_SECONDS, Decant, serving
+from tests.e2e.process import COMMAND, ROOT, START_SECONDS, Decant, environment, serving, survivors
 
 MIB = 1 << 20
 READERS = 6  # of the server's 8 slots
@@ -95,3 +100,43 @@ def test_a_cache_too_small_for_one_request_is_said_at_the_start(tmp_path: Path) 
         assert any("KV cache is needed" in line for line in above), server.tail()
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_full_disk_under_the_log_fails_no_request(style: str) -> None:
+    port = free_port()
+    flags = ["--port", str(port), "--log-format", style, "--log-level", "debug", "--vllm-log-level", "info"]
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [str(COMMAND), "serve", *flags],
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=full,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        assert process.poll() is None, f"it exited with {process.returncode}"
+        try:
+            return httpx.get(f"{url}/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    children: list[psutil.Process] = []
+    try:
+        wait_for(ready, START_SECONDS, "the server is ready")
+        children = psutil.Process(process.pid).children(recursive=True)
+        for body in (TEXT, {**TEXT, "model": "demo:ead"}, {**TEXT, "max_tokens": -1}, {**TEXT, "n": 0}):
+            expected = 200 if body.get("max_tokens", 1) > 0 and body.get("n", 1) > 0 else 400
+            answer: Any = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+            assert answer.status_code == expected, answer.text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert not survivors(children)
+    finally:
+        process.kill()
+        for child in survivors(children, 0):
+            child.kill()
