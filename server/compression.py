@@ -35,7 +35,8 @@ def begin(method: CompressedMethod, layer: dict[str, Any], tokens: int, engine: 
             f"the budget frees nothing of a prompt of {tokens} tokens: prompts from min_prompt on are "
             f"compressed, in whole blocks of {size} tokens, without the sinks and the recent ones"
         )
-        logger.warning("a cache budget of %g frees nothing of a prompt of %d tokens", method.budget, tokens)
+        if tokens >= method.min_prompt:  # of shorter ones it is not expected
+            logger.warning("a cache budget of %g frees nothing of a prompt of %d tokens", method.budget, tokens)
 
 
 class Measured:

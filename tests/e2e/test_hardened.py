@@ -49,7 +49,7 @@ def hardened(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> 
         assert running.exit_status(30) == 0
         assert not survivors(tried)
         log = running.output()
-    assert "key lab" in log
+    assert "key=lab" in log
     assert KEY not in log
     assert POOR not in log
 
