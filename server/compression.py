@@ -36,7 +36,7 @@ def begin(method: CompressedMethod, layer: dict[str, Any], tokens: int, engine: 
             f"compressed, in whole blocks of {size} tokens, without the sinks and the recent ones"
         )
         if tokens >= method.min_prompt:  # of shorter ones it is not expected
-            logger.warning("a cache budget of %g frees nothing of a prompt of %d tokens", method.budget, tokens)
+            logger.warning("cache budget %g frees nothing of a prompt of %d tokens", method.budget, tokens)
 
 
 class Measured:
