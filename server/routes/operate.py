@@ -13,6 +13,7 @@ from server.group import Condition
 from server.metrics import METRICS, exposition
 from server.routes import Shared, State
 from server.schemas import ERRORS
+from server.watching import Watch
 
 EXPOSITION: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The metrics."}
@@ -26,10 +27,10 @@ def _require_engines(state: State) -> None:
         raise lost_error(state.engine, dead[0])
 
 
-def watches(state: State) -> tuple[speculation.Watch, compression.Watch]:
+def watches(state: State) -> tuple[Watch, ...]:
     """What asks the engines for metrics that only they know."""
     given = state.engine.engines, state.engine.deployment
-    return speculation.Watch(*given), compression.Watch(*given)
+    return speculation.watch(*given), compression.watch(*given)
 
 
 @router.head("/health", include_in_schema=False)
