@@ -4,7 +4,8 @@ from typing import Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-PROMPT_TOKENS = 2048  # prompt tokens that one step may compute for each further `patience` it is given
+# Prompt tokens that one step may compute for each further `patience` it is given, by where it runs.
+PROMPT_TOKENS = {"gpu": 2048, "cpu": 128}
 
 
 class Steps(StatLoggerBase):
@@ -29,13 +30,15 @@ class Pulse:
 
     Args:
         patience: seconds without a step, while requests wait, after which the engine hangs. As much again is
-            given for each 2048 prompt tokens that the step may have to compute.
+            given for each `prompt_tokens` that the step may have to compute.
         longest_look: most seconds that one look may add. Time in which this process itself stood still (a
             suspended machine, a stopped container) is not the engine's.
+        prompt_tokens: see `PROMPT_TOKENS`.
     """
 
-    def __init__(self, patience: float, longest_look: float) -> None:
+    def __init__(self, patience: float, longest_look: float, prompt_tokens: int) -> None:
         self.patience = patience
+        self.prompt_tokens = prompt_tokens
         self.longest_look = longest_look
         self.steps = 0
         self.without = 0.0  # seconds that requests have waited since the last step
@@ -50,4 +53,4 @@ class Pulse:
             self.steps, self.without = steps, 0.0
             return False
         self.without += min(since, self.longest_look)
-        return self.without > self.patience * (1 + prompt_tokens / PROMPT_TOKENS)
+        return self.without > self.patience * (1 + prompt_tokens / self.prompt_tokens)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import psutil
+from vllm.platforms import current_platform
 
 from server.acceptance import Engine
 from server.backoff import Restarts
@@ -16,7 +17,7 @@ from server.config import ServeSettings
 from server.engines import Plan
 from server.group import EngineGroup
 from server.metrics import METRICS
-from server.progress import Pulse
+from server.progress import PROMPT_TOKENS, Pulse
 from server.revival import kill, processes, release, start_core, take_over
 
 logger = logging.getLogger("decant.server")
@@ -58,7 +59,8 @@ class Supervisor:
 
     def _pulse(self) -> Pulse:
         assert self.settings.hang_seconds is not None
-        return Pulse(self.settings.hang_seconds, 4 * WATCH)
+        slowness = PROMPT_TOKENS["cpu" if current_platform.is_cpu() else "gpu"]
+        return Pulse(self.settings.hang_seconds, 4 * WATCH, slowness)
 
     async def run(self) -> list[str]:
         """Watch until an engine is lost for good; the names of those that are."""

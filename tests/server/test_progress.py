@@ -3,7 +3,7 @@
 import pytest
 
 from server.backoff import Restarts
-from server.progress import PROMPT_TOKENS, Pulse
+from server.progress import Pulse
 
 LOOK = 0.5
 
@@ -18,25 +18,25 @@ def first_hang(pulse: Pulse, looks: int, requests: int = 1, prompt_tokens: int =
 
 
 def test_requests_that_wait_for_longer_than_the_patience_without_a_step() -> None:
-    assert first_hang(Pulse(10, 2), 100) == pytest.approx(10, abs=2 * LOOK)
+    assert first_hang(Pulse(10, 2, 500), 100) == pytest.approx(10, abs=2 * LOOK)
 
 
 def test_an_idle_engine_does_not_hang() -> None:
-    pulse = Pulse(10, 2)
+    pulse = Pulse(10, 2, 500)
     assert first_hang(pulse, 1000, requests=0) == float("inf")
     assert first_hang(pulse, 100) == pytest.approx(10, abs=2 * LOOK), "idle time does not count"
 
 
 def test_an_engine_that_steps_now_and_then_does_not_hang() -> None:
-    assert first_hang(Pulse(10, 2), 1000, every=int(9 / LOOK)) == float("inf")
+    assert first_hang(Pulse(10, 2, 500), 1000, every=int(9 / LOOK)) == float("inf")
 
 
 def test_a_long_prompt_is_given_more() -> None:
-    assert first_hang(Pulse(10, 2), 1000, prompt_tokens=3 * PROMPT_TOKENS) == pytest.approx(40, abs=2 * LOOK)
+    assert first_hang(Pulse(10, 2, 500), 1000, prompt_tokens=3 * 500) == pytest.approx(40, abs=2 * LOOK)
 
 
 def test_time_in_which_the_server_itself_stood_still_is_not_the_engines() -> None:
-    pulse = Pulse(10, 2)
+    pulse = Pulse(10, 2, 500)
     assert not pulse.hangs(0, 1, 0, LOOK)
     assert not pulse.hangs(0, 1, 0, 3600)
     assert not pulse.hangs(0, 1, 0, 3600)
