@@ -123,6 +123,29 @@ def method_fields(name: str, guides: list[str]) -> dict[str, Document]:
     return differing
 
 
+def _asked(document: Document) -> set[str]:
+    """The names of the schemas that request bodies are made of."""
+    schemas = document["components"]["schemas"]
+    bodies = [way.get("requestBody", {}) for path in document["paths"].values() for way in path.values()]
+    found: set[str] = set()
+    left = [name for body in bodies for name in _named(body)]
+    while left:
+        if (name := left.pop()) not in found:
+            found.add(name)
+            left += _named(schemas[name])
+    return found
+
+
+def _named(part: Any) -> list[str]:
+    """The names of the schemas that a part of the document refers to."""
+    if isinstance(part, list):
+        return [name for one in part for name in _named(one)]
+    if not isinstance(part, dict):
+        return []
+    own = [part["$ref"].rpartition("/")[2]] if isinstance(part.get("$ref"), str) else []
+    return own + [name for one in part.values() for name in _named(one)]
+
+
 def narrowed(
     document: Document, models: list[str], engines: list[str], guides: list[str], decoding: bool
 ) -> Document:
@@ -137,7 +160,8 @@ def narrowed(
     """
     document = copy.deepcopy(document)
     drawn = fields(models, engines, guides)
-    for name, schema in document["components"]["schemas"].items():
+    for name in sorted(_asked(document)):
+        schema = document["components"]["schemas"][name]
         properties = schema.get("properties", {})
         is_body = schema.get("additionalProperties") is False and "model" in properties
         if not is_body and not {"method", "type"} & properties.keys():
@@ -150,6 +174,10 @@ def narrowed(
         own = {} if is_body else method_fields(name, guides)
         for field in properties.keys() & drawn.keys():
             properties[field] = own.get(field, drawn[field])
+        if is_body and "candidates" in properties:  # a ranking: its question is put in other words
+            properties.pop("messages", None)
+            properties |= {"prompt": TEXT, "model": {"enum": [one for one in models if ":" not in one]}}
+            schema["required"] = [*schema["required"], "prompt"]
         if "templates" in properties:
             properties["templates"] = {"const": properties["templates"]["default"]}
         if is_body:
