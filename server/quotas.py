@@ -157,10 +157,10 @@ class Quotas:
         self.accounts = accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        account = self.accounts.get(scope.get(KEY, ANYONE))
+        if scope["type"] != "http" or scope["method"] != "POST" or account is None:  # an open path: nobody's
             await self.app(scope, receive, send)
             return
-        account = self.accounts[scope.get(KEY, ANYONE)]
         try:
             account.enter()
         except ApiError as refusal:

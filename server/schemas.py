@@ -31,5 +31,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": Error, "description": "Too busy, shutting down, or an engine is dead; see Retry-After."},
 }
 EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer."}
+    200: {
+        "content": {"text/event-stream": {"schema": {}}},
+        "description": "The answer, or its events if it streams.",
+    }
 }
