@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 
 from server.calibration.data import Prompt
-from server.calibration.errors import CalibrationError
+from server.calibration.errors import CalibrationError, Refused
 
 CONNECT_SECONDS: Final = 10.0
 BUSY_TRIES: Final = 120
@@ -114,15 +114,12 @@ class Client:
             "cache_salt": salt,
             "decoding": {"sequence": dict(sequence), "report": True},
         }
-        path = "/v1/chat/completions"
-        if isinstance(prompt.ask, str) and as_text:
-            path = "/v1/completions"
-            body["prompt"] = prompt.ask
-        elif isinstance(prompt.ask, str):
-            body["messages"] = [{"role": "user", "content": prompt.ask}]
-        else:
-            body["messages"] = prompt.ask
-        return await self.post(path, body, f"line {prompt.line}: ")
+        path, asked = question(prompt.ask, as_text)
+        return await self.post(path, {**body, **asked}, f"line {prompt.line}: ")
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """The body at this path. Raises Refused for HTTP 4xx, CalibrationError for other failures."""
+        return self._read(await self._send("GET", path))
 
     async def post(self, path: str, body: Mapping[str, Any], about: str = "") -> Reply:
         """The reply to one request, which waits while the server is at its limit.
@@ -156,8 +153,18 @@ class Client:
             message = said.get("message") if isinstance(said, dict) else None
             field = said.get("param") if isinstance(said, dict) else None
             status = f"HTTP {response.status_code}" + (f", {field}" if field else "")
-            raise CalibrationError(f"{about}the server answers {status}: {message or 'no JSON object'}")
+            kind = Refused if 400 <= response.status_code < 500 else CalibrationError
+            raise kind(f"{about}the server answers {status}: {message or 'no JSON object'}")
         return body
+
+
+def question(ask: str | list[dict[str, Any]], as_text: bool) -> tuple[str, dict[str, Any]]:
+    """A question's route, and the fields that hold it. as_text: complete a prompt as it stands."""
+    if isinstance(ask, list):
+        return "/v1/chat/completions", {"messages": ask}
+    if as_text:
+        return "/v1/completions", {"prompt": ask}
+    return "/v1/chat/completions", {"messages": [{"role": "user", "content": ask}]}
 
 
 def _code(response: httpx.Response) -> str | None:

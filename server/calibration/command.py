@@ -4,7 +4,6 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
@@ -12,10 +11,9 @@ from pydantic_settings import CliApp, SettingsError
 from tqdm import tqdm
 
 from server.calibration import plot, preset
-from server.calibration.client import Client
+from server.calibration.connect import connected
 from server.calibration.data import Prompt, digest, read_prompts
 from server.calibration.errors import CalibrationError
-from server.calibration.launch import running
 from server.calibration.settings import AskingSettings, ConformalSettings, EadSettings
 from server.calibration.show import curve, sentence, table
 from server.calibration.state import State
@@ -113,14 +111,7 @@ def _kept(sweep: Sweep) -> str:
 async def _ask(options: EadSettings, sweep: Sweep) -> None:
     if done := sweep.done():
         _say(f"going on from {sweep.state.path}, which holds {done} answers")
-    async with AsyncExitStack() as stack:
-        url, key = options.url, options.key()
-        if url is None:
-            _say("starting a server")
-            own = await stack.enter_async_context(running(options.config))
-            url, key = own.url, own.key
-        client = Client(url, key, options.concurrency, own=options.url is None)
-        await stack.enter_async_context(client)
+    async with connected(options.url, options.key(), options.config, options.concurrency) as client:
         pair = await client.pair(options.model, options.small, options.large)
         bar = tqdm(
             total=sweep.total(),
