@@ -17,7 +17,7 @@ Grade = Callable[[str], float]
 
 @dataclass(frozen=True)
 class Matcher:
-    """grade: an answer's score, 0 to 1. extract: what of it counts, as `extract` of a decoding method says."""
+    """grade: an answer's score, 0 to 1. extract: what of it counts, as methods' field `extract` has it."""
 
     grade: Grade
     extract: dict[str, Any]
@@ -29,11 +29,11 @@ def matcher(
     """How answers are graded.
 
     Args:
-        name: one of MATCHERS. exact: the whole answer is an accepted one; last_line: its last line is; end: it
-            ends with one; contains: one is somewhere in it, not in the midst of a word; number: its last
-            number is; choice: the last of `choices` that it names is; boxed: its last \\boxed{} is; regex: the
-            last match of `pattern` (its first group, if it has one) is. Compared without case, white space
-            and punctuation around; numbers by their value.
+        name: one of MATCHERS. exact: the whole answer is an accepted one; last_line: its last line is; end:
+            it ends with one; contains: one is somewhere in it, not in the midst of a word; number: its last
+            number is; choice: the last of `choices` that it names is; boxed: its last \\boxed{} is; regex:
+            the last match of `pattern` (its first group, if it has one) is. Compared without case, white
+            space and punctuation around; numbers by their value.
         accepted: right answers.
 
     Raises:

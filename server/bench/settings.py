@@ -1,5 +1,7 @@
 """What `decant bench` is told, by flags alone."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -140,4 +142,7 @@ class BenchSettings(ServerSettings):
         """What answers depend on: a state of others cannot be gone on with."""
         names = {"prompt_as", "model", "max_tokens", "temperature", "turns", "seed", "concurrency"}
         told = self.model_dump(mode="json", include=names)
-        return {**told, "compared": [one.model_dump(exclude_defaults=True) for one in self.given()]}
+        given = self.given()
+        text = json.dumps([one.model_dump(exclude_defaults=True) for one in given], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return {**told, "compared": f"{len(given)} settings ({digest})" if given else "what is offered"}

@@ -13,12 +13,12 @@ from server.calibration.journal import Journal
 class Answer(BaseModel):
     """One answer.
 
-    question: index into the questions. setting, session, turn, round: how and when it was asked; a turn is one
-    pass over the questions. prompt, cached: tokens of the prompt, and how many were found in the
-    prefix cache. generated: tokens decoded, of all candidates. scored: tokens computed for scores. recomputed:
+    question: index into the questions. setting, turn, round, session: how and when it was asked; a turn is
+    one pass over the questions. prompt, cached: tokens of the prompt, and how many were found in the prefix
+    cache. generated: tokens decoded, of all candidates. scored: tokens computed for scores. recomputed:
     tokens computed again where an answer changed engines. engines: generated tokens by engine, if the server
-    says. kept: slots of the prompt that its KV cache kept, None if all. began, ended: seconds on a clock that
-    is comparable within a session.
+    says. kept: slots of the prompt that its KV cache kept, None if all. began, ended: seconds on a clock
+    that is comparable within a session.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""What is asked: questions that can be graded, from the embedded world, a JSONL file or lm-evaluation-harness."""
+"""What is asked: questions that can be graded, embedded, of a JSONL file, or of lm-evaluation-harness."""
 
 import hashlib
 import json
@@ -91,7 +91,7 @@ def from_file(path: Path, limit: int | None, default: str | None, pattern: str |
     """The lines of a JSONL file, the first `limit` of them.
 
     Args:
-        default: the matcher of lines that name none; None takes `choice` for lines with choices, else `exact`.
+        default: the matcher of lines that name none; None: `choice` for lines with choices, else `exact`.
         pattern: of the matcher `regex`, for lines that have none.
 
     Raises:

@@ -1,0 +1,103 @@
+"""`decant bench`: from flags to the table, the files and the choice."""
+
+import sys
+from collections.abc import Sequence
+from datetime import date
+from typing import Final
+
+from rich.console import Console
+from tqdm import tqdm
+
+from server.bench import files, show
+from server.bench.choice import choose
+from server.bench.matching import common
+from server.bench.run import Run
+from server.bench.settings import PRICED, BenchSettings
+from server.bench.state import BenchState
+from server.bench.summary import summarise
+from server.bench.tasks import Task
+from server.calibration import plot, preset
+from server.calibration.connect import connected
+from server.calibration.errors import CalibrationError
+from server.calibration.flags import parsed
+from server.calibration.interrupt import asked
+
+FIRST: Final = "# Written by decant bench"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; its exit status: 0 done, 1 failed, 2 wrong usage, 130 and 143 interrupted."""
+    options = parsed(BenchSettings, arguments)
+    if isinstance(options, int):
+        return options
+    try:
+        if options.plot is not None:
+            plot.require()
+        if options.write_preset is not None:
+            preset.require_writable(options.write_preset, FIRST)
+        told, task = options.measured(), options.questions()
+        with BenchState(options.state_file(), told, task.digest()) as state:
+            return _bench(options, Run(options, task, state))
+    except CalibrationError as error:
+        print(f"decant: {error}", file=sys.stderr)
+        return 1
+
+
+def _bench(options: BenchSettings, run: Run) -> int:
+    if not run.is_complete() and (status := asked(_ask(options, run), run.state.path, run.done)):
+        return status
+    _check_prices(options, run)
+    _report(options, run)
+    return 0
+
+
+async def _ask(options: BenchSettings, run: Run) -> None:
+    if done := run.done():
+        print(f"decant: going on from {run.state.path}, which holds {done} answers", file=sys.stderr)
+    async with connected(options.url, options.key(), options.config, options.concurrency) as client:
+        bar = tqdm(
+            total=run.total() or None,
+            initial=done,
+            unit="answer",
+            disable=None,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+        with bar:
+            await run.ask(client, bar)
+
+
+def _check_prices(options: BenchSettings, run: Run) -> None:
+    """Raise CalibrationError for the price of an engine that there is not; the answers are kept."""
+    engines = run.state.server["engines"]
+    if unknown := [name for name in options.price if name not in (*PRICED, *engines)]:
+        known = ", ".join((*PRICED, *engines))
+        raise CalibrationError(f"price: {unknown[0][:64]!r} is none of {known}")
+
+
+def _report(options: BenchSettings, run: Run) -> None:
+    summary = summarise(run)
+    choice = choose(summary, options.margin, options.goal)
+    extract = _extract(run.task)
+    console = Console() if sys.stdout.isatty() else Console(width=show.COLUMNS)
+    show.table(summary, console)
+    print(f"\n{show.plot(summary)}\n")
+    print(show.conclusion(summary, choice, options.name, extract))
+    if choice.row.setting.chooses() and extract is None and run.task.questions[0].extract is not None:
+        print("\nAnswers were compared by what counts in each question; here `extract` has to say it.")
+    if options.json_out is not None:
+        files.write(options.json_out, files.as_json(summary, choice))
+    if options.csv is not None:
+        files.write(options.csv, files.as_csv(summary))
+    if options.markdown is not None:
+        files.write(options.markdown, files.as_markdown(summary, choice))
+    if options.plot is not None:
+        files.draw(summary, choice, options.plot)
+    if options.write_preset is not None:
+        lines = [f"{FIRST}, {date.today().isoformat()}.", *(f"# {reason}" for reason in choice.reasons)]
+        text = show.snippet(choice.row, options.name, extract)
+        preset.write(options.write_preset, "\n".join([*lines, text]))
+
+
+def _extract(task: Task) -> dict[str, object] | None:
+    return common([one.extract for one in task.questions])
