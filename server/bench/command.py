@@ -9,12 +9,12 @@ from rich.console import Console
 from tqdm import tqdm
 
 from server.bench import files, show
-from server.bench.choice import choose
+from server.bench.choice import Choice, choose
 from server.bench.matching import common
 from server.bench.run import Run
 from server.bench.settings import PRICED, BenchSettings
 from server.bench.state import BenchState
-from server.bench.summary import summarise
+from server.bench.summary import Summary, summarise
 from server.bench.tasks import Task
 from server.calibration import plot, preset
 from server.calibration.connect import connected
@@ -79,12 +79,18 @@ def _report(options: BenchSettings, run: Run) -> None:
     summary = summarise(run)
     choice = choose(summary, options.margin, options.goal)
     extract = _extract(run.task)
+    _write(options, summary, choice, extract)  # first: whoever reads stdout may stop reading
     console = Console() if sys.stdout.isatty() else Console(width=show.COLUMNS)
     show.table(summary, console)
     print(f"\n{show.plot(summary)}\n")
     print(show.conclusion(summary, choice, options.name, extract))
     if choice.row.setting.chooses() and extract is None and run.task.questions[0].extract is not None:
         print("\nAnswers were compared by what counts in each question; here `extract` has to say it.")
+
+
+def _write(
+    options: BenchSettings, summary: Summary, choice: Choice, extract: dict[str, object] | None
+) -> None:
     if options.json_out is not None:
         files.write(options.json_out, files.as_json(summary, choice))
     if options.csv is not None:

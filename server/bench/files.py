@@ -121,27 +121,34 @@ def draw(summary: Summary, choice: Choice, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    placed = [(row, row.times) for row in summary.rows if row.times is not None and row.times.value > 0]
+    placed = [
+        (show.mark(index), row, row.times)
+        for index, row in enumerate(summary.rows)
+        if row.times is not None and row.times.value > 0
+    ]
     if not placed:
         raise CalibrationError("plot: no round was left whole, so no cost is known")
-    for row, cost in placed:
+    for mark, row, cost in placed:
         across = _arms(cost) if cost.is_known else None
         colour = "tab:orange" if row is choice.row else "tab:blue" if row.on_frontier else "tab:gray"
         point = ([cost.value], [row.quality.value])
         axes.errorbar(*point, yerr=_arms(row.quality), xerr=across, fmt="o", color=colour, alpha=0.35)
-        axes.plot(*point, "o", color=colour)
-        label = row.name.replace("$", r"\$")
-        axes.annotate(label, (cost.value, row.quality.value), (4, 5), textcoords="offset points", fontsize=7)
-    front = sorted((cost.value, row.quality.value) for row, cost in placed if row.on_frontier)
-    axes.step(*zip(*front, strict=True), where="post", color="tab:blue", label="frontier")
+        # No dollar in a name is mathematics.
+        label = f"{mark}  {row.name}".replace("$", r"\$") + (" (taken)" if row is choice.row else "")
+        axes.plot(*point, "o", color=colour, label=label)
+        axes.annotate(mark, (cost.value, row.quality.value), (4, 4), textcoords="offset points", fontsize=8)
+    front = sorted((cost.value, row.quality.value) for _, row, cost in placed if row.on_frontier)
+    axes.step(*zip(*front, strict=True), where="post", color="tab:blue", linewidth=1, label="frontier")
     axes.set(
         xscale="log", xlabel=f"{summary.unit}, times plain's", ylabel=f"{summary.measure} (95% intervals)"
     )
     axes.set_title(f"{summary.questions} questions, {summary.concurrency} at once", fontsize=10)
-    axes.legend(fontsize=8)
+    axes.xaxis.set_major_formatter("{x:.2g}")
+    axes.xaxis.set_minor_formatter("{x:.2g}")
+    figure.legend(loc="outside right upper", fontsize=7, handlelength=1)
     axes.grid(alpha=0.3)
     try:
         figure.savefig(path)

@@ -116,7 +116,7 @@ def offered(catalogue: Mapping[str, Any], cards: Sequence[Mapping[str, Any]]) ->
     default, engines = catalogue["default_engine"], catalogue["engines"]
     found = [Setting(name=PLAIN)]
     found += [
-        _one(f"plain, {name}", sequence={"method": "plain", "engine": name})
+        _one(f"plain {name}", sequence={"method": "plain", "engine": name})
         for name in engines
         if name != default
     ]
@@ -141,7 +141,7 @@ def offered(catalogue: Mapping[str, Any], cards: Sequence[Mapping[str, Any]]) ->
             "sequence": _choosing()[f"majority {CANDIDATES}"],
             "cache": {"method": caches[0], "budget": BUDGET},
         }
-        found.append(Setting(name=f"majority {CANDIDATES}, {caches[0]} {BUDGET:g}", decoding=both))
+        found.append(Setting(name=f"majority {CANDIDATES} + {caches[0]} {BUDGET:g}", decoding=both))
     return _distinct(found)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import yaml
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +17,7 @@ from server.bench.statistic import Estimate
 from server.bench.summary import Row, Summary
 from server.calibration.show import WIDTH, scatter
 
-COLUMNS: Final = 132  # where no terminal says how wide it is
+COLUMNS: Final = 168  # where no terminal says how wide it is; with less, intervals get lines of their own
 MARKS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 HEADER: Final = (
     "", "setting", "{measure} (95%)", "less plain's (95%)", "generated", "computed", "by engine", "KV kept",
@@ -32,33 +33,34 @@ def header(summary: Summary) -> list[str]:
 def cells(summary: Summary, index: int) -> list[str]:
     """A row's cells; the first is its mark in the plot, with a star on the frontier."""
     row = summary.rows[index]
-    price = "-" if row.cost is None else f"{row.cost:.4f}" if row.cost >= 1e-3 else f"{row.cost:.2e}"
+    cost = "-" if row.cost is None else f"{row.cost:.3g}"
     engines = ", ".join(f"{name} {share:.0%}" for name, share in row.engines.items())
     return [
-        _mark(index) + ("*" if row.on_frontier else ""),
+        mark(index) + ("*" if row.on_frontier else ""),
         row.name,
         f"{row.quality.value:.3f} {_interval(row.quality)}",
-        "" if index == 0 else f"{row.gain.value:+.3f} {_interval(row.gain, '+.3f')}",
+        "" if index == 0 else f"{row.gain.value:+.3f} {_interval(row.gain, '+.2f')}",
         f"{row.generated:.1f}",
         f"{row.computed:.1f}",
         engines or "-",
         f"{row.kept:.0%}",
-        f"{row.latency:.3f} s",
-        price,
-        times(row.times),
+        f"{row.latency:.2f} s",
+        cost,
+        "1" if index == 0 and row.times is not None else _times(row.times),
     ]
 
 
-def _mark(index: int) -> str:
+def mark(index: int) -> str:
+    """The letter of a row, in the table and in the plots."""
     return MARKS[index] if index < len(MARKS) else "+"
 
 
-def _interval(estimate: Estimate, form: str = ".3f") -> str:
+def _interval(estimate: Estimate, form: str = ".2f") -> str:
     return f"({estimate.low:{form}} to {estimate.high:{form}})" if estimate.is_known else "(not known)"
 
 
-def times(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{estimate.value:.2f} {_interval(estimate, '.2f')}"
+def _times(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.value:.2f} {_interval(estimate)}"
 
 
 def notes(summary: Summary) -> list[str]:
@@ -80,15 +82,20 @@ def notes(summary: Summary) -> list[str]:
 
 
 def table(summary: Summary, console: Console) -> None:
-    made = Table(title=f"Beside plain decoding, on {summary.server['model']}")
+    def laid(cell: str) -> Text:
+        return Text(cell if console.width >= COLUMNS else cell.replace(" (", "\n("))
+
+    made = Table(
+        title=f"Beside plain decoding, on {summary.server['model']}", box=SIMPLE, padding=(0, 1, 0, 0)
+    )
     for i, title in enumerate(header(summary)):
-        made.add_column(title, justify="left" if i in (0, 1, 6) else "right", no_wrap=i == 1)
+        made.add_column(laid(title), justify="left" if i in (0, 1, 6) else "right", no_wrap=i not in (1, 6))
     for index, row in enumerate(summary.rows):
         style = "bold" if row.on_frontier else ""
-        made.add_row(*(Text(cell) for cell in cells(summary, index)), style=style)
+        made.add_row(*map(laid, cells(summary, index)), style=style)
     console.print(made)
     for line in notes(summary):
-        console.print(Text(line), style="dim")
+        console.print("\n".join(textwrap.wrap(line, min(console.width, 110))), style="dim", markup=False)
 
 
 def plot(summary: Summary) -> str:
@@ -100,7 +107,7 @@ def plot(summary: Summary) -> str:
     low, high = min(logs.values()), max(logs.values())
     span = high - low or 1.0
     in_front = sorted(placed, key=lambda one: one[1].on_frontier)
-    points = [((logs[i] - low) / span, row.quality.value, _mark(i)) for i, row in in_front]
+    points = [((logs[i] - low) / span, row.quality.value, mark(i)) for i, row in in_front]
     ends = f"{math.exp(low):.2f}", f"{math.exp(high):.2f}"
     title = f"{summary.unit}, times plain's"
     axis = f"{'':7} {ends[0]}{title:^{WIDTH - len(ends[0]) - len(ends[1])}}{ends[1]}"
@@ -134,7 +141,8 @@ def conclusion(summary: Summary, choice: Choice, name: str, extract: Mapping[str
     lines = [frontier(summary), "", f"Take: {row.name}"]
     lines += [line for reason in choice.reasons for line in textwrap.wrap(reason, 100)]
     request = {"model": row.setting.model} if row.setting.model else {}
-    body = {**request, **row.setting.request, "decoding": decoding(row, extract)}
+    sampled = {"temperature": summary.temperature if row.setting.chooses() else 0}
+    body = {**request, **sampled, **row.setting.request, "decoding": decoding(row, extract)}
     lines += ["", "In a request:", "", f"  {json.dumps(body)}"]
     if row.setting.decoding:
         lines += ["", "As a preset, in the file that decant serve --config reads:", ""]

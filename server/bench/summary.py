@@ -53,7 +53,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """rows: plain decoding first. refused: the server's words by setting. alpha: of the sure intervals."""
+    """A bench's result.
+
+    rows: plain decoding first. refused: the server's words by setting. alpha: of the sure intervals.
+    temperature: of settings that sample candidates.
+    """
 
     task: str
     measure: str
@@ -65,6 +69,7 @@ class Summary:
     rows: tuple[Row, ...]
     refused: Mapping[str, str]
     alpha: float
+    temperature: float
 
     @property
     def plain(self) -> Row:
@@ -90,6 +95,7 @@ def summarise(run: Run) -> Summary:
         rows=tuple(marked),
         refused=dict(run.state.refused),
         alpha=alpha,
+        temperature=run.options.temperature,
     )
 
 
