@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from server.bench.statistic import rounds_needed
+from server.bench.statistic import difference, rounds_needed
 from server.bench.summary import Row, Summary
 
 Goal = Literal["quality", "cost"]
@@ -83,7 +83,7 @@ def _beside(summary: Summary, chosen: Row, better: Row | None, cheaper: Row | No
         near = [
             row.name
             for row in summary.rows[1:]
-            if row is not chosen and row.quality.low <= chosen.quality.value <= row.quality.high
+            if row is not chosen and difference(chosen.scores, row.scores).low <= 0
         ]
         if near:
             said.append(f"These questions do not tell it from {', '.join(near)} in {summary.measure}.")

@@ -12,7 +12,7 @@ from server.bench import files, show
 from server.bench.choice import Choice, choose
 from server.bench.matching import common
 from server.bench.run import Run
-from server.bench.settings import PRICED, BenchSettings
+from server.bench.settings import BenchSettings
 from server.bench.state import BenchState
 from server.bench.summary import Summary, summarise
 from server.bench.tasks import Task
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 def _bench(options: BenchSettings, run: Run) -> int:
     if not run.is_complete() and (status := asked(_ask(options, run), run.state.path, run.done)):
         return status
-    _check_prices(options, run)
+    run.check_prices()
     _report(options, run)
     return 0
 
@@ -65,14 +65,6 @@ async def _ask(options: BenchSettings, run: Run) -> None:
         )
         with bar:
             await run.ask(client, bar)
-
-
-def _check_prices(options: BenchSettings, run: Run) -> None:
-    """Raise CalibrationError for the price of an engine that there is not; the answers are kept."""
-    engines = run.state.server["engines"]
-    if unknown := [name for name in options.price if name not in (*PRICED, *engines)]:
-        known = ", ".join((*PRICED, *engines))
-        raise CalibrationError(f"price: {unknown[0][:64]!r} is none of {known}")
 
 
 def _report(options: BenchSettings, run: Run) -> None:

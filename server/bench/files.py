@@ -34,7 +34,7 @@ def as_json(summary: Summary, choice: Choice) -> str:
         "task": summary.task,
         "measure": summary.measure,
         "unit": summary.unit,
-        "questions": summary.questions,
+        "questions": [{"where": where, "kind": kind} for where, kind in summary.asked],
         "turns": summary.turns,
         "concurrency": summary.concurrency,
         "server": dict(summary.server),

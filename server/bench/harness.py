@@ -5,6 +5,7 @@ here it makes the requests and judges the answers, and the bench asks them.
 """
 
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,17 @@ def _questions(task: Any, limit: int | None) -> tuple[str, list[Question]]:
     measure = next(iter(task.higher_is_better()))
     if not task.higher_is_better()[measure]:
         raise CalibrationError(f"task: of {name}'s metric {measure} less is better; bench needs a score")
+    _say_what_is_left_aside(name, task.instances[0].args[1] if task.instances else {})
     return measure, [_question(task, measure, instance) for instance in task.instances]
+
+
+def _say_what_is_left_aside(name: str, options: Mapping[str, Any]) -> None:
+    aside = [key for key, value in options.items() if key not in ("until", "max_gen_toks") and value]
+    if aside:
+        print(
+            f"decant: {name}'s {', '.join(aside)} are left aside: settings say how is sampled",
+            file=sys.stderr,
+        )
 
 
 def _question(task: Any, measure: str, instance: Any) -> Question:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from server.bench.methods import PLAIN, Setting, offered, with_plain
-from server.bench.settings import BenchSettings
+from server.bench.settings import PRICED, BenchSettings
 from server.bench.state import Answer, BenchState
 from server.bench.tasks import Question, Task
 from server.calibration.client import Client, Reply, question
@@ -60,6 +60,7 @@ class Run:
     async def ask(self, client: Client, bar: Bar) -> None:
         """Raises CalibrationError when the server cannot answer; what it has answered is in the state."""
         await self._settle(client)
+        self.check_prices()
         session = self.state.begin_session()
         asker = _Asker(self, client, session, bar)
         for setting in self.active():
@@ -72,6 +73,12 @@ class Run:
                 for setting in settings:
                     if setting.name not in self.state.refused:
                         await asker.batch(setting, turn, number, indices)
+
+    def check_prices(self) -> None:
+        """Raise CalibrationError for the price of an engine that the server does not have."""
+        known = (*PRICED, *self.state.server["engines"])
+        if any(name not in known for name in self.options.price):
+            raise CalibrationError(f"price: every name must be one of {', '.join(known)}")
 
     async def _settle(self, client: Client) -> None:
         """Decide what is compared; or, going on, see that the server is the one that was asked before."""

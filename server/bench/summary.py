@@ -55,14 +55,14 @@ class Row:
 class Summary:
     """A bench's result.
 
-    rows: plain decoding first. refused: the server's words by setting. alpha: of the sure intervals.
+    rows: plain decoding first. asked: where each question stands, and its kind. refused: the server's words by setting. alpha: of the sure intervals.
     temperature: of settings that sample candidates.
     """
 
     task: str
     measure: str
     unit: str
-    questions: int
+    asked: tuple[tuple[str, str], ...]
     turns: int
     concurrency: int
     server: Mapping[str, object]
@@ -70,6 +70,10 @@ class Summary:
     refused: Mapping[str, str]
     alpha: float
     temperature: float
+
+    @property
+    def questions(self) -> int:
+        return len(self.asked)
 
     @property
     def plain(self) -> Row:
@@ -88,7 +92,7 @@ def summarise(run: Run) -> Summary:
         task=run.task.name,
         measure=run.task.measure,
         unit="price" if run.options.price else "engine-seconds",
-        questions=len(run.task.questions),
+        asked=tuple((one.where, one.kind) for one in run.task.questions),
         turns=run.options.turns,
         concurrency=run.options.concurrency,
         server=run.state.server,

@@ -6,4 +6,4 @@ class CalibrationError(Exception):
 
 
 class Refused(CalibrationError):
-    """The server takes no such request (HTTP 4xx, but for a wrong key); others it may take."""
+    """The server takes no such request; others it may take."""

@@ -234,6 +234,16 @@ def test_a_task_of_the_harness(server: Decant, tmp_path: Path) -> None:
         assert row["scores"] == right
 
 
+def test_the_price_of_no_engine_is_refused_before_anything_is_asked(
+    server: Decant, data: Path, tmp_path: Path
+) -> None:
+    flags = ["--url", server.url, "--data", str(data), "--price", '{"output": 1, "tiny": 1}']
+    done = bench(tmp_path / "state", *flags)
+    assert done.returncode == 1
+    assert "price: every name must be one of prompt, output, base, small" in done.stderr
+    assert not answers(tmp_path / "state")
+
+
 def test_a_wrong_key_is_said(server: Decant, data: Path, tmp_path: Path) -> None:
     done = bench(tmp_path / "state", "--url", server.url, "--data", str(data), key="wrong")
     assert done.returncode == 1

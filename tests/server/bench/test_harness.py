@@ -24,6 +24,15 @@ def test_a_task_of_ones_own_needs_no_network(tmp_path: Path) -> None:
         assert (asked.stop, asked.max_tokens) == (("\n\n",), 96)
 
 
+def test_the_tasks_own_sampling_is_said_to_be_left_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampling = {"until": ["\n"], "max_gen_toks": 9, "do_sample": True, "temperature": 0.7}
+    task = from_harness(NAME, write(tmp_path, ITEMS, generation_kwargs=sampling), 1)
+    assert task.questions[0].max_tokens == 9
+    assert f"decant: {NAME}'s do_sample, temperature are left aside" in capsys.readouterr().err
+
+
 def test_a_task_that_generates_nothing_is_refused(tmp_path: Path) -> None:
     choices = {"output_type": "multiple_choice", "doc_to_choice": ["1", "2"], "doc_to_target": 0}
     folder = write(tmp_path, ITEMS, **choices, filter_list=None, generation_kwargs=None, metric_list=None)

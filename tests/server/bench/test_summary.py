@@ -153,6 +153,7 @@ def test_files_hold_what_was_found(tmp_path: Path) -> None:
     choice = choose(summary, 0.3, "quality")
     found = json.loads(files.as_json(summary, choice))
     assert [one["name"] for one in found["settings"]] == few(summary) == ["plain", "quick"]
+    assert found["questions"][1] == {"where": "line 1", "kind": "exact"}
     assert found["refused"] == {"good": "line 1: no such method"}
     assert found["chosen"]["name"] == choice.row.name == "quick"
     lines = files.as_csv(summary).splitlines()
