@@ -22,9 +22,13 @@ def choose(summary: Summary, margin: float, goal: Goal) -> Choice:
     """The setting to take.
 
     Better: the interval of its gain over plain lies above 0. Cheaper: that of its cost over plain's lies
-    below 1, and that of its gain above -margin. Both intervals hold for all settings at once. By `goal`, the
-    best of those that are better goes before the cheapest of those that are cheaper, or the other way round;
-    where nothing is shown, plain decoding stays.
+    below 1, and that of its gain above -margin. By `goal`, the best of those that are better goes before the
+    cheapest of those that are cheaper, or the other way round; where nothing is shown, plain decoding stays.
+
+    The intervals miss with probability 0.05 / m each, for m settings beside plain (Bonferroni). Every claim
+    uses one of their ends, and "cheaper" needs both of its own, so it is wrong no more often than one of
+    them (an intersection-union test): the chance that any claim is wrong is at most
+    m (0.025 / m) for "better" and as much for "cheaper", 0.05 together.
     """
     others = summary.rows[1:]
     better = max((row for row in others if row.gain_sure.low > 0), key=_best, default=None)

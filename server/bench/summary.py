@@ -55,8 +55,8 @@ class Row:
 class Summary:
     """A bench's result.
 
-    rows: plain decoding first. asked: where each question stands, and its kind. refused: the server's words by setting. alpha: of the sure intervals.
-    temperature: of settings that sample candidates.
+    rows: plain decoding first. asked: where each question stands, and its kind. refused: the server's words
+    by setting. alpha: of the sure intervals. temperature: of settings that sample candidates.
     """
 
     task: str
@@ -83,7 +83,7 @@ class Summary:
 def summarise(run: Run) -> Summary:
     """The figures of a complete run."""
     active = run.active()
-    alpha = 0.05 / max(1, len(active) - 1)  # Bonferroni: each of the others is compared with plain
+    alpha = 0.05 / max(1, len(active) - 1)  # see choice.choose
     scores = {one.name: _scores(run, one.name) for one in active}
     rows = [_row(run, one, scores[one.name], scores[PLAIN], alpha) for one in active]
     frontier = pareto([(row.times.value if row.times else math.inf, row.quality.value) for row in rows])
