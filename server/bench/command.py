@@ -1,6 +1,7 @@
 """`decant bench`: from flags to the table, the files and the choice."""
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import date
 from typing import Final
@@ -91,10 +92,14 @@ def _write(
         files.write(options.markdown, files.as_markdown(summary, choice))
     if options.plot is not None:
         files.draw(summary, choice, options.plot)
-    if options.write_preset is not None:
-        lines = [f"{FIRST}, {date.today().isoformat()}.", *(f"# {reason}" for reason in choice.reasons)]
-        text = show.snippet(choice.row, options.name, extract)
+    if options.write_preset is not None and choice.row.setting.decoding:
+        said = [line for reason in choice.reasons for line in textwrap.wrap(reason, preset.COLUMNS)]
+        lines = [f"{FIRST}, {date.today().isoformat()}.", *(f"# {line}" for line in said)]
+        text = show.snippet(summary, choice.row, options.name, extract)
         preset.write(options.write_preset, "\n".join([*lines, text]))
+    elif options.write_preset is not None:
+        name = choice.row.name
+        print(f"decant: {name} is taken and has no `decoding`, so no preset is written", file=sys.stderr)
 
 
 def _extract(task: Task) -> dict[str, object] | None:

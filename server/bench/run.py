@@ -171,12 +171,13 @@ class _Asker:
         body: dict[str, Any] = {
             **fields,
             "model": setting.model or server["model"],
-            "max_tokens": asked.max_tokens or options.max_tokens,
             "temperature": options.temperature if setting.chooses() else 0,
             "seed": options.seed + SEED_STEP * (1 + index + turn * len(self.run.task.questions)),
             **({"stop": list(asked.stop)} if asked.stop else {}),
             **setting.request,
         }
+        if "max_completion_tokens" not in body:
+            body["max_tokens"] = asked.max_tokens or options.max_tokens
         if server["engines"]:
             body["cache_salt"] = salt
             body["decoding"] = {**setting.extracting(asked.extract), "report": True}

@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from server.bench.methods import Setting, read_settings
 from server.bench.tasks import EACH, EMBEDDED, GRADED, HARNESS, Task, embedded, from_file
 from server.calibration.settings import OutFile, PlotFile, ServerSettings
+from server.config import Name
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PRICED = ("prompt", "output")  # beside the engines' names
@@ -81,6 +82,7 @@ class BenchSettings(ServerSettings):
         default={},
         description="Per million tokens, to count cost in money: prompt=P (tokens read), output=P, ENGINE=P.",
     )
+    name: Name = Field(default="chosen", description="The preset's name; it is served as MODEL:NAME.")
     margin: float = Field(
         default=0.05, gt=0, lt=1, description="Quality that may be given up for cost, at most."
     )

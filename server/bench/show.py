@@ -128,9 +128,19 @@ def decoding(row: Row, extract: Mapping[str, Any] | None) -> dict[str, Any]:
     return row.setting.extracting(extract)
 
 
-def snippet(row: Row, name: str, extract: Mapping[str, Any] | None) -> str:
-    """A preset for `decant serve --config`."""
-    entry = {"description": f"Chosen by decant bench: {row.name}.", "decoding": decoding(row, extract)}
+def fields(summary: Summary, row: Row) -> dict[str, Any]:
+    """The request's other fields, without the questions'."""
+    model = {"model": row.setting.model} if row.setting.model else {}
+    temperature = summary.temperature if row.setting.chooses() else 0
+    return {**model, "temperature": temperature, **row.setting.request}
+
+
+def snippet(summary: Summary, row: Row, name: str, extract: Mapping[str, Any] | None) -> str:
+    """A preset for `decant serve --config`; what it cannot hold of the request is in its description."""
+    description = f"Chosen by decant bench: {row.name}."
+    if asked := fields(summary, row):
+        description += f" It was asked with {', '.join(f'{k} {json.dumps(v)}' for k, v in asked.items())}."
+    entry = {"description": description, "decoding": decoding(row, extract)}
     text: str = yaml.safe_dump({"presets": {name: entry}}, sort_keys=False)
     return text
 
@@ -140,11 +150,9 @@ def conclusion(summary: Summary, choice: Choice, name: str, extract: Mapping[str
     row = choice.row
     lines = [frontier(summary), "", f"Take: {row.name}"]
     lines += [line for reason in choice.reasons for line in textwrap.wrap(reason, 100)]
-    request = {"model": row.setting.model} if row.setting.model else {}
-    sampled = {"temperature": summary.temperature if row.setting.chooses() else 0}
-    body = {**request, **sampled, **row.setting.request, "decoding": decoding(row, extract)}
+    body = {**fields(summary, row), "decoding": decoding(row, extract)}
     lines += ["", "In a request:", "", f"  {json.dumps(body)}"]
     if row.setting.decoding:
         lines += ["", "As a preset, in the file that decant serve --config reads:", ""]
-        lines += [f"  {line}" for line in snippet(row, name, extract).splitlines()]
+        lines += [f"  {line}" for line in snippet(summary, row, name, extract).splitlines()]
     return "\n".join(lines)

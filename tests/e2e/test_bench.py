@@ -14,7 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
+from server.config import ServeSettings
 from server.embedded.recipe.items import items
 from tests.e2e.client import KEY, Http, wait_for
 from tests.e2e.process import COMMAND, Decant, environment
@@ -62,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def asked(http: Http) -> float:
+def requests(http: Http) -> float:
     return http.metric("decant_requests_total", route="/v1/chat/completions", status="200")
 
 
@@ -103,12 +105,12 @@ def test_a_killed_run_goes_on_and_no_answer_is_asked_twice(
     assert total // 4 < len(kept) < total
     wait_for(lambda: http.in_flight() == 0, 30, "the abandoned requests have ended")
 
-    before = asked(http)
+    before = requests(http)
     found = tmp_path / "found.json"
     done = bench(state, *flags, "--json-out", str(found))
     assert done.returncode == 0, done.stderr
     assert f"holds {len(kept)} answers" in done.stderr
-    assert asked(http) - before == total - len(kept) + 4  # and a warm-up of each setting
+    assert requests(http) - before == total - len(kept) + 4  # and a warm-up of each setting
     everything = answers(state)
     assert everything[: len(kept)] == kept
     assert len({(one["setting"], one["question"]) for one in everything}) == len(everything) == total
@@ -123,10 +125,10 @@ def test_a_killed_run_goes_on_and_no_answer_is_asked_twice(
         assert row["quality"]["value"] == pytest.approx(sum(right) / len(right))
         assert row["generated_tokens"] == pytest.approx(sum(one["generated"] for one in mine) / len(mine))
 
-    before = asked(http)
+    before = requests(http)
     again = bench(state, *flags)
     assert again.stdout == done.stdout
-    assert asked(http) == before  # a complete run asks nothing
+    assert requests(http) == before  # a complete run asks nothing
     other = bench(state, *flags, "--seed", "1")
     assert other.returncode == 1
     assert "is of another bench: seed was 0 and is 1" in other.stderr
@@ -146,6 +148,8 @@ def test_twenty_lines_give_a_choice_to_paste(server: Decant, http: Http, data: P
     assert http.post_ok("chat", {**question, **body, "max_tokens": 8})
     text = preset.read_text(encoding="utf-8")
     assert text.startswith("# Written by decant bench")
+    served = ServeSettings(**yaml.safe_load(text)).preset_table()["demo:mine"].decoding
+    assert served.model_dump(exclude_none=True)["sequence"] == THREE[0]["decoding"]["sequence"]
     assert f"  {text.splitlines()[-1].strip()}" in done.stdout
 
 

@@ -128,6 +128,17 @@ def test_better_is_taken_for_quality_and_cheaper_for_cost(tmp_path: Path) -> Non
     assert choose(summary, 0.001, "cost").row.name == "good"  # nothing is shown to be as good as that
 
 
+def test_what_cannot_be_told_from_the_choice_is_named(tmp_path: Path) -> None:
+    def made(name: str, index: int, number: int) -> dict[str, Any]:
+        """Both are right where plain is not; quick misses one question that good has."""
+        right = index >= 15 if name == "plain" else name == "good" or index != 0
+        return {**plainly(name, index, number), "text": "right" if right else "wrong"}
+
+    choice = choose(summarise(run_of(tmp_path, made)), 0.05, "quality")
+    assert choice.row.name == "good"
+    assert choice.reasons[-1] == "These questions do not tell it from quick in accuracy."
+
+
 def test_what_few_questions_or_rounds_do_not_show_is_not_claimed(tmp_path: Path) -> None:
     def made(name: str, index: int, number: int) -> dict[str, Any]:
         return plainly(name, index + 8, number)  # 6 of 8 right, all of 8 by the good one
