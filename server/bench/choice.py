@@ -108,6 +108,13 @@ def _nothing(summary: Summary, margin: float) -> tuple[str, ...]:
             f"Costs were compared in {rounds} rounds and {needed} are needed: more questions, more --turns, "
             "or less --concurrency."
         )
+    low_cost = [row for row in summary.rows[1:] if row.times_sure is not None and row.times_sure.high < 1]
+    if low_cost:
+        row = min(low_cost, key=_cheapest)
+        said.append(
+            f"{row.name} is cheaper ({_cost(summary, row)}), but its {summary.measure} differs by "
+            f"{row.gain_sure.low:+.3f} to {row.gain_sure.high:+.3f}: it may be worse by more than {margin:g}."
+        )
     likely = max(summary.rows[1:], key=_best)
     if likely.quality.value > summary.plain.quality.value:
         said.append(

@@ -128,6 +128,18 @@ def test_better_is_taken_for_quality_and_cheaper_for_cost(tmp_path: Path) -> Non
     assert choose(summary, 0.001, "cost").row.name == "good"  # nothing is shown to be as good as that
 
 
+def test_what_is_cheaper_but_perhaps_much_worse_is_named(tmp_path: Path) -> None:
+    def made(name: str, index: int, number: int) -> dict[str, Any]:
+        right = index >= 20 if name == "quick" else index >= 2
+        return {**plainly(name, index, number), "text": "right" if right else "wrong"}
+
+    choice = choose(summarise(run_of(tmp_path, made)), 0.05, "cost")
+    assert choice.row.name == "plain"
+    (said,) = (one for one in choice.reasons if one.startswith("quick is cheaper"))
+    assert "0.50 times" in said
+    assert "accuracy differs by -0.6" in said
+
+
 def test_what_cannot_be_told_from_the_choice_is_named(tmp_path: Path) -> None:
     def made(name: str, index: int, number: int) -> dict[str, Any]:
         """Both are right where plain is not; quick misses one question that good has."""
