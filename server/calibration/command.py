@@ -1,22 +1,17 @@
 """`decant calibrate`: its commands, and `ead`, from flags to the report."""
 
-import asyncio
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from typing import Final, TypeVar
 
-from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
 from tqdm import tqdm
 
 from server.calibration import plot, preset
-from server.calibration.client import Client
+from server.calibration.connect import connected
 from server.calibration.data import Prompt, digest, read_prompts
 from server.calibration.errors import CalibrationError
-from server.calibration.launch import running
-from server.calibration.settings import AskingSettings, ConformalSettings, EadSettings
+from server.calibration.flags import parsed
+from server.calibration.interrupt import INTERRUPTED, asked
+from server.calibration.settings import ConformalSettings, EadSettings
 from server.calibration.show import curve, sentence, table
 from server.calibration.state import State
 from server.calibration.summary import Row, Summary, choose_quality, choose_share, summarise
@@ -29,9 +24,6 @@ methods:
   conformal  the thresholds of answer sets that hold an acceptable answer, with a guarantee
 
 'decant calibrate METHOD --help' explains every flag."""
-Settings = TypeVar("Settings", bound=AskingSettings)
-INTERRUPTED: Final = 130
-TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def ead(arguments: Sequence[str]) -> int:
     """`decant calibrate ead`."""
-    options = _options(EadSettings, arguments)
+    options = parsed(EadSettings, arguments)
     if isinstance(options, int):
         return options
     try:
@@ -67,7 +59,7 @@ def conformal(arguments: Sequence[str]) -> int:
     """`decant calibrate conformal`."""
     from server.calibration.conformal_command import run
 
-    options = _options(ConformalSettings, arguments)
+    options = parsed(ConformalSettings, arguments)
     if isinstance(options, int):
         return options
     try:
@@ -78,49 +70,18 @@ def conformal(arguments: Sequence[str]) -> int:
         return _fail("stopped", INTERRUPTED)
 
 
-def _options(kind: type[Settings], arguments: Sequence[str]) -> Settings | int:
-    """The settings that the flags give, or the exit status of wrong ones."""
-    try:
-        return CliApp.run(kind, cli_args=list(arguments))
-    except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            _fail(f"{where + ': ' if where else ''}{problem['msg']}", 2)
-        return 2
-    except SettingsError as error:
-        return _fail(" ".join(str(error).split()), 2)
-
-
 def _calibrate(options: EadSettings, prompts: Sequence[Prompt], state: State) -> int:
     sweep = Sweep(options, prompts, state)
-    if not sweep.is_complete():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-        try:
-            asyncio.run(_ask(options, sweep))
-        except (KeyboardInterrupt, SystemExit) as error:
-            status = TERMINATED if isinstance(error, SystemExit) else INTERRUPTED
-            return _fail(f"stopped; {_kept(sweep)}", status)
-        except CalibrationError as error:
-            raise CalibrationError(f"{error} ({_kept(sweep)})" if sweep.done() else str(error)) from error
+    if not sweep.is_complete() and (status := asked(_ask(options, sweep), sweep.state.path, sweep.done)):
+        return status
     _report(options, sweep)
     return 0
-
-
-def _kept(sweep: Sweep) -> str:
-    return f"{sweep.done()} answers are in {sweep.state.path}, and the same command goes on"
 
 
 async def _ask(options: EadSettings, sweep: Sweep) -> None:
     if done := sweep.done():
         _say(f"going on from {sweep.state.path}, which holds {done} answers")
-    async with AsyncExitStack() as stack:
-        url, key = options.url, options.key()
-        if url is None:
-            _say("starting a server")
-            own = await stack.enter_async_context(running(options.config))
-            url, key = own.url, own.key
-        client = Client(url, key, options.concurrency, own=options.url is None)
-        await stack.enter_async_context(client)
+    async with connected(options.url, options.key(), options.config, options.concurrency) as client:
         pair = await client.pair(options.model, options.small, options.large)
         bar = tqdm(
             total=sweep.total(),

@@ -4,7 +4,6 @@ import asyncio
 import sys
 import textwrap
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from datetime import date
 from typing import Any, Final
 
@@ -13,11 +12,11 @@ from tqdm import tqdm
 
 from decoders.sequence.candidates.likeness import likeness
 from server.calibration import preset
-from server.calibration.client import Client
+from server.calibration.client import question
 from server.calibration.conformal import Chosen, Labelled, calibrate
+from server.calibration.connect import connected
 from server.calibration.data import Prompt, read_prompts, with_answers
 from server.calibration.errors import CalibrationError
-from server.calibration.launch import running
 from server.calibration.quality import is_right
 from server.calibration.settings import ConformalSettings
 
@@ -60,14 +59,7 @@ def run(options: ConformalSettings) -> int:
 
 
 async def _ask(options: ConformalSettings, prompts: Sequence[Prompt]) -> list[Labelled]:
-    async with AsyncExitStack() as stack:
-        url, key = options.url, options.key()
-        if url is None:
-            print("decant: starting a server", file=sys.stderr)
-            own = await stack.enter_async_context(running(options.config))
-            url, key = own.url, own.key
-        client = Client(url, key, options.concurrency, own=options.url is None)
-        await stack.enter_async_context(client)
+    async with connected(options.url, options.key(), options.config, options.concurrency) as client:
         gate = asyncio.Semaphore(options.concurrency)
         bar = tqdm(total=len(prompts), unit="question", disable=None, file=sys.stderr, dynamic_ncols=True)
 
@@ -92,10 +84,8 @@ def _request(options: ConformalSettings, prompt: Prompt) -> tuple[str, dict[str,
         "decoding": {"sequence": {**method, **ALL}, "report": True},
         **({"model": options.model} if options.model else {}),
     }
-    if isinstance(prompt.ask, str) and options.prompt_as == "text":
-        return "/v1/completions", {**body, "prompt": prompt.ask}
-    asked = [{"role": "user", "content": prompt.ask}] if isinstance(prompt.ask, str) else prompt.ask
-    return "/v1/chat/completions", {**body, "messages": asked}
+    path, asked = question(prompt.ask, options.prompt_as == "text")
+    return path, {**body, **asked}
 
 
 def _labelled(options: ConformalSettings, prompt: Prompt, answer: Any) -> Labelled:

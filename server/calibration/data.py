@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,10 +29,8 @@ def read_prompts(path: Path, limit: int | None = None) -> list[Prompt]:
     any, and where some lines have answers and some do not.
     """
     prompts: list[Prompt] = []
-    for number, line in _lines(path):
-        if len(prompts) == limit:
-            break
-        prompt = _prompt(f"{path}, line {number}", number, line)
+    for where, number, raw in islice(objects(path, FIELDS), limit):
+        prompt = Prompt(number, asked(where, raw), accepted(where, raw["answer"]) if "answer" in raw else ())
         if prompts and bool(prompt.accepted) != bool(prompts[0].accepted):
             has, first = ("an answer", "none") if prompt.accepted else ("no answer", "one")
             raise CalibrationError(
@@ -61,24 +60,35 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise CalibrationError(f"{path} cannot be read: {error}") from None
 
 
-def _prompt(where: str, number: int, line: str) -> Prompt:
-    try:
-        raw = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CalibrationError(f"{where}: not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise CalibrationError(f"{where}: an object with prompt or messages is needed")
-    for name in raw:
-        if name not in FIELDS:
-            raise CalibrationError(f"{where}: {name[:64]!r} is no field; there are {', '.join(FIELDS)}")
+def objects(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """The file's lines: where each stands, in words and as a number from 1, and its object.
+
+    Raises CalibrationError for a line that is no object or has other fields than these.
+    """
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        try:
+            raw = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CalibrationError(f"{where}: not JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise CalibrationError(f"{where}: an object with prompt or messages is needed")
+        for name in raw:
+            if name not in fields:
+                raise CalibrationError(f"{where}: {name[:64]!r} is no field; there are {', '.join(fields)}")
+        yield where, number, raw
+
+
+def asked(where: str, raw: Mapping[str, Any]) -> str | list[dict[str, Any]]:
+    """A line's prompt or messages. Raises CalibrationError if it has not one of them, in order."""
     if ("prompt" in raw) == ("messages" in raw):
         raise CalibrationError(f"{where}: either prompt or messages is needed")
     if "prompt" in raw and not (isinstance(raw["prompt"], str) and raw["prompt"]):
         raise CalibrationError(f"{where}: prompt must be text, and not empty")
     if "messages" in raw and not _is_chat(raw["messages"]):
         raise CalibrationError(f"{where}: messages must be a list of objects, each with role and content")
-    ask = raw["prompt"] if "prompt" in raw else raw["messages"]
-    return Prompt(number, ask, _accepted(where, raw["answer"]) if "answer" in raw else ())
+    ask: str | list[dict[str, Any]] = raw["prompt"] if "prompt" in raw else raw["messages"]
+    return ask
 
 
 def _is_chat(messages: Any) -> bool:
@@ -90,7 +100,8 @@ def _is_chat(messages: Any) -> bool:
     )
 
 
-def _accepted(where: str, answer: Any) -> tuple[str, ...]:
+def accepted(where: str, answer: Any) -> tuple[str, ...]:
+    """A line's accepted answers. Raises CalibrationError if they are no texts."""
     answers = answer if isinstance(answer, list) else [answer]
     if not answers or not all(isinstance(one, str) and one.strip() for one in answers):
         raise CalibrationError(f"{where}: answer must be text, or a list of texts, and not empty")

@@ -15,11 +15,12 @@ FIRST: Final = "# Written by decant calibrate"
 COLUMNS: Final = 100
 
 
-def require_writable(path: Path) -> None:
-    """Raise CalibrationError for a file that another hand has written."""
+def require_writable(path: Path, first: str = FIRST) -> None:
+    """Raise CalibrationError for a file that another hand has written: one that does not begin so."""
     try:
-        if path.exists() and not path.read_text(encoding="utf-8").startswith(FIRST):
-            raise CalibrationError(f"write_preset: {path} exists and is not of decant calibrate")
+        if path.exists() and not path.read_text(encoding="utf-8").startswith(first):
+            command = first.removeprefix("# Written by ")
+            raise CalibrationError(f"write_preset: {path} exists and is not of {command}")
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(f"write_preset: {path} cannot be read: {error}") from error
 

@@ -23,11 +23,11 @@ class Proportion:
     def value(self) -> float:
         return self.hits / self.of
 
-    def interval(self) -> tuple[float, float]:
-        """Wilson's score interval at 95% (JASA 22, 1927)."""
+    def interval(self, z: float = Z) -> tuple[float, float]:
+        """Wilson's score interval (JASA 22, 1927); at 95%, or for another normal quantile `z`."""
         p, n = self.value, self.of
-        middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-        half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         low = 0.0 if self.hits == 0 else middle - half
         high = 1.0 if self.hits == n else middle + half
         return low, high

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, FilePath, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from decoders.sequence.candidates.conformal_set import SetScore
@@ -30,23 +30,23 @@ def _in_a_folder(path: Path) -> Path:
 OutFile = Annotated[Path, AfterValidator(_in_a_folder)]
 
 
-class AskingSettings(BaseSettings):
-    """What every calibration is told: its questions, and the server to ask."""
+def _drawable(path: Path) -> Path:
+    if path.suffix not in PLOTS:
+        raise ValueError(f"must end in {' or '.join(PLOTS)}")
+    return path
 
-    data: FilePath = Field(
-        description="JSONL; in each line prompt (text) or messages (a chat), and in all lines or none answer "
-        "(text, or a list of accepted ones)."
-    )
-    limit: int | None = Field(default=None, ge=1, description="Use only this many lines, from the first on.")
-    match: Literal["exact", "end"] = Field(
-        default="exact",
-        description="exact: the whole answer or its last line is an accepted one; end: it ends with one.",
-    )
+
+PlotFile = Annotated[OutFile, AfterValidator(_drawable)]
+
+
+class ServerSettings(BaseSettings):
+    """What is told of the server to ask, and of the preset that comes of it."""
+
     prompt_as: Literal["chat", "text"] = Field(
         default="chat", description="chat: a prompt is a user's message; text: it is completed as it stands."
     )
     url: Annotated[str, AfterValidator(_web_address)] | None = Field(
-        default=None, description="A running Decant server; left out, one is started for the calibration."
+        default=None, description="A running Decant server; left out, one is started."
     )
     config: FilePath | None = Field(
         default=None, description="Configuration of the server to start; left out, the embedded models."
@@ -87,6 +87,20 @@ class AskingSettings(BaseSettings):
     def key(self) -> str | None:
         """The API key for the server at `url`."""
         return self.api_key.get_secret_value() if self.api_key else os.environ.get(KEY_VARIABLE)
+
+
+class AskingSettings(ServerSettings):
+    """What every calibration is told: its questions, and the server to ask."""
+
+    data: FilePath = Field(
+        description="JSONL; in each line prompt (text) or messages (a chat), and in all lines or none answer "
+        "(text, or a list of accepted ones)."
+    )
+    limit: int | None = Field(default=None, ge=1, description="Use only this many lines, from the first on.")
+    match: Literal["exact", "end"] = Field(
+        default="exact",
+        description="exact: the whole answer or its last line is an accepted one; end: it ends with one.",
+    )
 
 
 class ConformalSettings(AskingSettings):
@@ -146,14 +160,7 @@ class EadSettings(AskingSettings):
     quality: float | None = Field(
         default=None, gt=0, description="Choose the cheapest with this much of the large model's quality."
     )
-    plot: OutFile | None = Field(default=None, description="Draw the curve into this .svg or .png file.")
-
-    @field_validator("plot")
-    @classmethod
-    def _drawable(cls, path: Path | None) -> Path | None:
-        if path is not None and path.suffix not in PLOTS:
-            raise ValueError(f"must end in {' or '.join(PLOTS)}")
-        return path
+    plot: PlotFile | None = Field(default=None, description="Draw the curve into this .svg or .png file.")
 
     @model_validator(mode="after")
     def _consistent(self) -> "EadSettings":

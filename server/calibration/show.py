@@ -59,21 +59,29 @@ def _remarks(summary: Summary) -> list[str]:
 
 def curve(summary: Summary, chosen: Row | None = None) -> str:
     """Quality against share: s the small model, l the large one, o a threshold, * the choice."""
-    values = [row.quality.value for row in summary.rows]
+    points = [
+        (row.share, row.quality.value, "*" if row is chosen else _mark(summary, row))
+        for row in _chosen_last(summary.rows, chosen)
+    ]
+    lines = [f"{summary.measure}; s small, l large, o EAD" + (", * the choice" if chosen else "")]
+    lines += scatter(points)
+    lines.append(f"{'':7} 0%{'share of large-model tokens':^{WIDTH - 6}}100%")
+    return "\n".join(lines)
+
+
+def scatter(points: Sequence[tuple[float, float, str]]) -> list[str]:
+    """Points x (0 to 1), y and mark on a grid with the axes; where two meet the later one is seen."""
+    values = [value for _, value, _ in points]
     low, high = min(values), max(values)
     span = high - low or 1.0
     grid = [[" "] * WIDTH for _ in range(HEIGHT)]
-    for row in _chosen_last(summary.rows, chosen):
-        x = round(row.share * (WIDTH - 1))
-        y = round((high - row.quality.value) / span * (HEIGHT - 1))
-        grid[y][x] = "*" if row is chosen else _mark(summary, row)
-    lines = [f"{summary.measure}; s small, l large, o EAD" + (", * the choice" if chosen else "")]
+    for x, value, mark in points:
+        grid[round((high - value) / span * (HEIGHT - 1))][round(x * (WIDTH - 1))] = mark
+    lines = []
     for y, cells in enumerate(grid):
         label = f"{high:.3f}" if y == 0 else f"{low:.3f}" if y == HEIGHT - 1 and low < high else ""
         lines.append(f"{label:>6} |{''.join(cells)}".rstrip())
-    lines.append(f"{'':6} +{'-' * WIDTH}")
-    lines.append(f"{'':7} 0%{'share of large-model tokens':^{WIDTH - 6}}100%")
-    return "\n".join(lines)
+    return [*lines, f"{'':6} +{'-' * WIDTH}"]
 
 
 def _chosen_last(rows: Sequence[Row], chosen: Row | None) -> list[Row]:

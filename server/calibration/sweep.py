@@ -5,7 +5,6 @@ drawn anew, so that a machine that is busy for a while slows all of them alike. 
 salt: none finds blocks in the prefix cache that another one computed.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -14,6 +13,7 @@ from typing import Any, Final, Protocol
 from server.calibration.client import Client, Pair, Reply
 from server.calibration.data import Prompt
 from server.calibration.errors import CalibrationError
+from server.calibration.rounds import ask_all, rounds
 from server.calibration.settings import EadSettings
 from server.calibration.state import Answer, State
 from server.calibration.thresholds import Switching, Trace, choose, rolling
@@ -98,11 +98,9 @@ class Sweep:
 
     def rounds(self) -> list[list[int]]:
         """The prompts' indices, in an order of their own, in rounds."""
-        order = list(range(len(self.prompts)))
-        Random(f"{self.state.salt} prompts").shuffle(order)
-        concurrency = self.options.concurrency
-        size = max(concurrency, min(FILLED * concurrency, -(-len(order) // ROUNDS)))
-        return [order[i : i + size] for i in range(0, len(order), size)]
+        concurrency, count = self.options.concurrency, len(self.prompts)
+        size = max(concurrency, min(FILLED * concurrency, -(-count // ROUNDS)))
+        return rounds(count, size, f"{self.state.salt} prompts")
 
     def _shuffled(self, settings: list[Setting], what: str) -> list[Setting]:
         Random(f"{self.state.salt} {what}").shuffle(settings)
@@ -153,18 +151,9 @@ class _Asker:
         if not waiting:
             return
         self.bar.set_description(setting.name)
-        waiting.reverse()
-
-        async def worker() -> None:
-            while waiting:
-                await self._one(setting, number, waiting.pop())
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.sweep.options.concurrency, len(waiting))):
-                    group.create_task(worker())
-        except* CalibrationError as several:
-            raise several.exceptions[0] from None
+        await ask_all(
+            waiting, self.sweep.options.concurrency, lambda index: self._one(setting, number, index)
+        )
 
     async def _one(self, setting: Setting, number: int, index: int) -> None:
         options, state = self.sweep.options, self.sweep.state

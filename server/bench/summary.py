@@ -1,0 +1,213 @@
+"""What the answers amount to: quality, tokens, seconds and cost of every setting, beside plain decoding's."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from server.bench.methods import PLAIN, Setting
+from server.bench.run import Run
+from server.bench.state import Answer
+from server.bench.statistic import Estimate, difference, mean, ratio
+
+MILLION = 1e6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting, measured; figures of tokens, seconds and cost are means of a request.
+
+    scores: of each question, over its turns. quality: their mean. gain: less plain's, paired. gain_sure,
+    times_sure: the same at a confidence that holds for all settings at once. generated: tokens decoded, of
+    all candidates. computed: tokens run through a model, the prompt's included. engines: share of generated
+    tokens. kept: share of the prompts' KV slots. latency: seconds until the answer is there. seconds: what
+    the server, doing nothing else at this concurrency, takes a request (None where interruptions divided
+    every round). cost: engine-seconds (`seconds`), or money where there are prices. times: cost over plain's
+    in the same round, median. cut: answers that ended at max_tokens. on_frontier: no other is both better
+    and cheaper.
+    """
+
+    setting: Setting
+    scores: tuple[float, ...]
+    quality: Estimate
+    gain: Estimate
+    gain_sure: Estimate
+    generated: float
+    computed: float
+    engines: Mapping[str, float]
+    kept: float
+    latency: float
+    seconds: float | None
+    cost: float | None
+    times: Estimate | None
+    times_sure: Estimate | None
+    rounds: int
+    cut: int
+    on_frontier: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.setting.name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A bench's result.
+
+    rows: plain decoding first. asked: where each question stands, and its kind. refused: the server's words
+    by setting. alpha: of the sure intervals. temperature: of settings that sample candidates.
+    """
+
+    task: str
+    measure: str
+    unit: str
+    asked: tuple[tuple[str, str], ...]
+    turns: int
+    concurrency: int
+    server: Mapping[str, object]
+    rows: tuple[Row, ...]
+    refused: Mapping[str, str]
+    alpha: float
+    temperature: float
+
+    @property
+    def questions(self) -> int:
+        return len(self.asked)
+
+    @property
+    def plain(self) -> Row:
+        return self.rows[0]
+
+
+def summarise(run: Run) -> Summary:
+    """The figures of a complete run."""
+    active = run.active()
+    alpha = 0.05 / max(1, len(active) - 1)  # see choice.choose
+    scores = {one.name: _scores(run, one.name) for one in active}
+    rows = [_row(run, one, scores[one.name], scores[PLAIN], alpha) for one in active]
+    frontier = pareto([(row.times.value if row.times else math.inf, row.quality.value) for row in rows])
+    marked = [replace(row, on_frontier=i in frontier) for i, row in enumerate(rows)]
+    return Summary(
+        task=run.task.name,
+        measure=run.task.measure,
+        unit="price" if run.options.price else "engine-seconds",
+        asked=tuple((one.where, one.kind) for one in run.task.questions),
+        turns=run.options.turns,
+        concurrency=run.options.concurrency,
+        server=run.state.server,
+        rows=tuple(marked),
+        refused=dict(run.state.refused),
+        alpha=alpha,
+        temperature=run.options.temperature,
+    )
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> set[int]:
+    """The indices of (cost, quality) that no other point is at least as good as in both, and better in one.
+
+    Points without a finite cost are never among them.
+    """
+    return {
+        i
+        for i, (cost, quality) in enumerate(points)
+        if math.isfinite(cost)
+        and not any(
+            c <= cost and q >= quality and (c < cost or q > quality) for c, q in points if math.isfinite(c)
+        )
+    }
+
+
+def price(answer: Answer, prices: Mapping[str, float]) -> float:
+    """What an answer costs at prices per million tokens.
+
+    Tokens that are read (of the prompt, as often as a bill counts them: once; computed again; computed for
+    scores) at `prompt`, 0 if it has no price; tokens that an engine generates at that engine's price, else
+    at `output`.
+    """
+    read = answer.prompt + answer.recomputed + answer.scored
+    named = sum(answer.engines.values())
+    written = sum(prices.get(name, prices["output"]) * count for name, count in answer.engines.items())
+    written += prices["output"] * max(0, answer.generated - named)
+    return (prices.get("prompt", 0.0) * read + written) / MILLION
+
+
+def _of(run: Run, name: str) -> list[Answer]:
+    return [answer for (setting, _, _), answer in run.state.answers.items() if setting == name]
+
+
+def _scores(run: Run, name: str) -> tuple[float, ...]:
+    answers, turns = run.state.answers, range(run.options.turns)
+    return tuple(
+        fmean(asked.grade(answers[name, turn, index].text) for turn in turns)
+        for index, asked in enumerate(run.task.questions)
+    )
+
+
+def _row(
+    run: Run, setting: Setting, scores: tuple[float, ...], plain: tuple[float, ...], alpha: float
+) -> Row:
+    answers = _of(run, setting.name)
+    spent = Counter[str]()
+    for one in answers:
+        spent.update(one.engines)
+    prompts = sum(one.prompt for one in answers)
+    kept = sum(one.prompt if one.kept is None else one.kept for one in answers)
+    costs, seconds = _costs(run, setting.name), _seconds(run, setting.name)
+    ratios = _ratios(costs, _costs(run, PLAIN))
+    return Row(
+        setting=setting,
+        scores=scores,
+        quality=mean(scores),
+        gain=difference(scores, plain),
+        gain_sure=difference(scores, plain, alpha),
+        generated=fmean(one.generated for one in answers),
+        computed=fmean(one.computed for one in answers),
+        engines={name: count / spent.total() for name, count in sorted(spent.items())} if spent else {},
+        kept=kept / prompts if prompts else 1.0,
+        latency=fmean(one.ended - one.began for one in answers),
+        seconds=_per_request(seconds),
+        cost=_per_request(costs),
+        times=ratio(ratios) if ratios else None,
+        times_sure=ratio(ratios, alpha) if ratios else None,
+        rounds=len(ratios),
+        cut=sum(one.finish == "length" for one in answers),
+    )
+
+
+Rounds = Mapping[tuple[int, int], tuple[float, int]]  # of turn and round: the cost, and of how many requests
+
+
+def _rounds(run: Run, name: str) -> dict[tuple[int, int], list[Answer]]:
+    found: dict[tuple[int, int], list[Answer]] = {}
+    for one in _of(run, name):
+        found.setdefault((one.turn, one.round), []).append(one)
+    return found
+
+
+def _seconds(run: Run, name: str) -> Rounds:
+    """From a round's first request to its last answer; rounds that an interruption divided are left out."""
+    return {
+        key: (max(one.ended for one in answers) - min(one.began for one in answers), len(answers))
+        for key, answers in _rounds(run, name).items()
+        if len({one.session for one in answers}) == 1
+    }
+
+
+def _costs(run: Run, name: str) -> Rounds:
+    prices = run.options.price
+    if not prices:
+        return _seconds(run, name)
+    return {
+        key: (sum(price(one, prices) for one in answers), len(answers))
+        for key, answers in _rounds(run, name).items()
+    }
+
+
+def _ratios(ours: Rounds, plain: Rounds) -> list[float]:
+    return [ours[key][0] / plain[key][0] for key in ours if key in plain and plain[key][0] > 0]
+
+
+def _per_request(rounds: Rounds) -> float | None:
+    count = sum(count for _, count in rounds.values())
+    return sum(cost for cost, _ in rounds.values()) / count if count else None
