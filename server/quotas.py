@@ -160,7 +160,10 @@ class Quotas:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        account = self.accounts[scope.get(KEY, ANYONE)]
+        account = self.accounts.get(scope.get(KEY, ANYONE))
+        if account is None:  # an open path of a server with keys, asked without one
+            await self.app(scope, receive, send)
+            return
         try:
             account.enter()
         except ApiError as refusal:
