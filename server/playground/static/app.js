@@ -9,19 +9,26 @@ const status = element("status");
 const chat = new Chat(element("chat"));
 const rank = new Rank(element("rank"));
 
+let loads = 0;
+
 async function load() {
+  const own = ++loads; // a key that is given while the server is asked makes what comes without it stale
+  delete document.documentElement.dataset.ready;
   status.textContent = "Asking the server what it offers …";
   status.hidden = false;
   try {
     const [models, listed] = await Promise.all([get("v1/models"), get("v1/decoding/methods")]);
+    if (own !== loads) return;
     const facts = { models: models.data, listed };
     chat.load(facts);
     await rank.load(facts);
+    if (own !== loads) return;
     status.hidden = true;
     element("key").removeAttribute("aria-invalid");
     document.documentElement.dataset.ready = "true";
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
+    if (own !== loads) return;
     document.documentElement.dataset.ready = "false";
     status.textContent = error.status === 401 ? "This server asks for an API key: give it above." : error.message;
     if (error.status === 401) {

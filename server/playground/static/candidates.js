@@ -38,7 +38,7 @@ export function candidates(rows, rule) {
 function note(one) {
   const said = [];
   if (one.count > 1) said.push(`${one.count} samples`);
-  if (one.tokens !== undefined) said.push(`${one.tokens} tokens`);
+  if (one.tokens !== undefined) said.push(`${one.tokens} ${one.tokens === 1 ? "token" : "tokens"}`);
   if (one.answer && one.answer !== one.text.trim()) said.push(`counts as ${JSON.stringify(one.answer)}`);
   return said.length ? h("span", { class: "note" }, said.join(" · ")) : null;
 }

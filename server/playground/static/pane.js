@@ -10,6 +10,7 @@ import { Places } from "./places.js";
 
 const PATH = "v1/chat/completions";
 const REST = 300; // ms after the last move of a slider until the answer is asked for anew
+const LONG = 300; // characters from which on a question may have to be scrolled
 const SAMPLING = {
   properties: {
     temperature: { type: "number", description: "0 is greedy; empty: the model's own", minimum: 0 },
@@ -78,7 +79,7 @@ export class Pane {
   async run(text) {
     this.stop();
     const turn = { text, answer: new Answer(this.#label(), this) };
-    turn.node = h("article", { class: "turn" }, h("p", { class: "said" }, text), turn.answer.node);
+    turn.node = h("article", { class: "turn" }, h("p", { class: "said", tabindex: text.length > LONG ? "0" : null }, text), turn.answer.node);
     this.turns.push(turn);
     this.log.append(turn.node);
     turn.node.scrollIntoView({ block: "start" });
