@@ -44,6 +44,7 @@ export async function* stream(path, body, signal) {
   const response = await ask(path, { method: "POST", body: JSON.stringify(body), signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
+  let complete = false;
   try {
     for (;;) {
       const { value, done } = await reader.read();
@@ -54,7 +55,10 @@ export async function* stream(path, body, signal) {
       for (const line of lines) {
         if (!line.startsWith("data:")) continue;
         const data = line.slice(5).trim();
-        if (data === "[DONE]") return;
+        if (data === "[DONE]") {
+          complete = true; // what is left is the end of the response
+          continue;
+        }
         const event = JSON.parse(data);
         if (event.error) throw new ApiError(event.error.code ?? 500, event.error);
         yield event;
@@ -63,5 +67,5 @@ export async function* stream(path, body, signal) {
   } finally {
     reader.cancel().catch(() => {});
   }
-  throw new ApiError(0, { message: "The stream ended before the answer was complete." });
+  if (!complete) throw new ApiError(0, { message: "The stream ended before the answer was complete." });
 }

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from playwright.sync_api import ConsoleMessage, Locator, Page, Response, Route
+from playwright.sync_api import ConsoleMessage, Locator, Page, Response, Route, expect
 
 CHAT = "/v1/chat/completions"
 SECONDS = 20
@@ -30,7 +30,7 @@ class Asked:
 
 
 def asked(response: Response) -> Asked:
-    response.finished()
+    """What a response that has come to its end held."""
     lines = [line.removeprefix("data: ") for line in response.text().splitlines() if line]
     assert lines[-1] == "[DONE]", lines[-1]
     return Asked(response.request.post_data_json, [json.loads(line) for line in lines[:-1]])
@@ -100,9 +100,8 @@ class Playground:
         with self.page.expect_response(f"**{CHAT}") as info:
             self.page.keyboard.press("Control+Enter")
         assert info.value.status == 200, info.value.text()
-        done = asked(info.value)
-        self.answer(pane).and_(self.page.locator("[data-state=done]")).wait_for()
-        return done
+        expect(self.answer(pane)).to_have_attribute("data-state", "done", timeout=SECONDS * 1000)
+        return asked(info.value)
 
     def refused(self, text: str) -> dict[str, Any]:
         """Ask what the server refuses: its error."""
