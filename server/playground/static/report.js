@@ -13,7 +13,7 @@ export function report(decoding) {
     h(
       "section",
       { class: "report-layer", "data-report": name },
-      h("h4", {}, name, " ", h("span", { class: "method" }, layer.method ?? "")),
+      h("h3", {}, name, " ", h("span", { class: "method" }, layer.method ?? "")),
       ...(DRAWINGS[name]?.(layer) ?? []),
       facts(layer),
     ),

@@ -123,7 +123,8 @@ def test_the_theme_follows_the_system_until_it_is_chosen(playground: Playground)
 
 def test_the_keyboard_reaches_everything_in_order_and_shows_where_it_is(playground: Playground) -> None:
     page = playground.page
-    page.evaluate("document.activeElement.blur()")
+    page.reload()
+    page.wait_for_selector("html[data-ready=true]", state="attached")
     seen = []
     name = "(({ id, tagName, dataset }) => dataset.field ?? (/-\\d+$/.test(id) ? tagName : id || tagName))"
     for _ in range(14):

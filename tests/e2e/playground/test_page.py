@@ -124,7 +124,7 @@ def test_moving_a_guides_weight_asks_anew_and_ends_what_runs(playground: Playgro
     [
         ("sequence", "ead", "window", 0),
         ("sequence", "equilibrium", "templates.generator", "no place for a question"),
-        ("sequence", "conformal", "stop", ""),
+        ("sequence", "conformal", "max_similarity", ""),
         ("sequence", "majority", "candidates", 100_000),
         ("logits", "genarm", "weights", {"polite": 1e9}),
         ("logits", "dynamic_fusion", "grid", "0, much"),
