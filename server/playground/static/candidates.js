@@ -24,7 +24,7 @@ export function candidates(rows, rule) {
   );
   return h(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": "Candidates and scores" },
+    { class: "scroll", tabindex: "0", role: "group", "aria-label": "Candidates and scores" },
     h(
       "table",
       { class: "scores" },
@@ -86,7 +86,7 @@ export function set(layer) {
   );
   return h(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": "The set and what was looked at" },
+    { class: "scroll", tabindex: "0", role: "group", "aria-label": "The set and what was looked at" },
     h(
       "table",
       { class: "scores" },

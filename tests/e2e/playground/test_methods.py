@@ -104,9 +104,8 @@ CASES = {
     ("cache", "snapkv"): Case({"budget": 0.3, "pool": 3}, {"budget": 0.3, "pool": 3}, LONG),
     ("cache", "streaming"): Case({"sinks": 8, "recent": 32}, {"sinks": 8, "recent": 32}, LONG),
 }
-ELSEWHERE = {
-    ("sequence", "speculative")
-}  # tests/e2e/playground/test_speculative.py has a server that offers it
+# It wants an engine that speculates, which this server has not.
+ELSEWHERE = {("sequence", "speculative")}
 
 
 def test_every_method_there_is_is_tried() -> None:
