@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
-.PHONY: help setup setup-dev locked install tools serve test check lint types unit e2e deployment soak fuzz loadtest format clean
+.PHONY: help setup setup-dev browser locked install tools serve test check lint types unit e2e deployment soak fuzz loadtest format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -79,6 +79,14 @@ $(TOOLS_STAMP): $(DEV_STAMP) requirements/tools.txt
 	  echo "decant: no promtool; put one on PATH, or the tests of Prometheus's files are skipped"
 	@touch $@
 
+# The playground's tests drive Debian's Chromium: installed where that may be done, else the tests are skipped.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+	  echo "decant: the playground's tests need chromium; installing it, where that may be done"; \
+	  test "$$(id -u)" = 0 && { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } \
+	    >$(VENV)/chromium.log 2>&1; } || \
+	  echo "decant: no chromium: 'apt-get install chromium', or put one on PATH; until then these tests are skipped"
+
 serve: setup
 	@exec $(BIN)/decant serve $(ARGS)
 
@@ -97,7 +105,7 @@ types: setup-dev
 unit: setup-dev
 	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/deploy $(ARGS)
 
-e2e: setup-dev
+e2e: setup-dev browser
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 soak: setup-dev

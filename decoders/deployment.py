@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from decoders.errors import Refusal
+
+# In a field's JSON schema: what its text names, so that a form can offer what the server has.
+NAMES_ENGINE: Final[dict[str, Any]] = {"x-names": "engines"}
+NAMES_GUIDE: Final[dict[str, Any]] = {"x-names": "guides"}
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from server.grammars.guard import Guard
 from server.metrics import EngineMetrics
 from server.middleware import BodyLimit, RequestContext
 from server.openai import Handlers
+from server.playground import assets
 from server.quotas import ANYONE, Account, Quotas
-from server.routes import State, generate, models, operate, rank, tokenize
+from server.routes import State, generate, models, operate, playground, rank, tokenize
 from server.scrub import words
 from server.tracing import TraceRequests, Tracing
 
@@ -63,6 +64,8 @@ def build_app(
     app.state.decant = state
     for module in (generate, rank, models, tokenize, operate):
         app.include_router(module.router)
+    if settings.playground:
+        app.include_router(playground.router)
     document = app.openapi()
     state.vocabulary = words(document)
     completed(document, ALWAYS_OPEN | _open_paths(settings) if settings.known_keys() else None)
@@ -86,8 +89,8 @@ def build_app(
 
 
 def _open_paths(settings: ServeSettings) -> frozenset[str]:
-    chosen = {"/metrics": settings.open_metrics, "/": settings.open_index}
-    return frozenset(path for path, is_open in chosen.items() if is_open)
+    chosen = {"/metrics"} if settings.open_metrics else set()
+    return frozenset(chosen | (assets().keys() if settings.playground else set()))
 
 
 def _accounts(settings: ServeSettings) -> dict[str, Account]:

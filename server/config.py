@@ -211,7 +211,10 @@ class ServeSettings(BaseSettings):
         description="Listen beyond loopback without any API key: everyone there may use the server.",
     )
     open_metrics: bool = Field(default=False, description="Serve /metrics without a key.")
-    open_index: bool = Field(default=False, description="Serve / without a key.")
+    playground: bool = Field(
+        default=True,
+        description="Serve the playground at /. The page needs no key; what it asks the server for does.",
+    )
     cors_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_listed)] = Field(
         default_factory=list,
         description="Web origins, such as https://chat.example.org, whose pages may call the server; none by "

@@ -14,7 +14,7 @@ from decoders.report import Report
 from decoders.request import Decoding, DecodingRequest
 from decoders.sequence.candidates.choosing import Desk, finite
 from decoders.sequence.candidates.consensus import Judged, judge
-from decoders.sequence.candidates.game import Ranking, play
+from decoders.sequence.candidates.game import Policies, Ranking, play, trajectory
 from decoders.sequence.candidates.phrasing import Phrasing, end_of
 from decoders.sequence.plain import Plain
 from server.call import Call
@@ -64,6 +64,9 @@ class RankResponse(BaseModel):
     iterations: int
     results: list[Result]
     usage: RankUsage
+    policies: Policies | None = Field(
+        default=None, description="With `trajectory`: er_g and er_d of the results, in their order, by round."
+    )
     decoding: dict[str, Any] | None = None
 
 
@@ -141,13 +144,27 @@ async def rank(
     call.account.cached += judged.prompt  # what was computed of it is in the scored tokens
     ranking = play(judged.evidence, eta=body.eta, lam=body.lam, iterations=body.iterations)
     count_candidates(body.method, call.report, len(distinct))
+    results = _results(body, distinct, judged, ranking)
     return RankResponse(
         model=model,
         method=body.method,
         ranking=body.ranking,
         iterations=body.iterations,
-        results=_results(body, distinct, judged, ranking),
+        results=results,
         usage=_usage(body.candidates, distinct, judged, call),
+        policies=_policies(body, distinct, judged, results) if body.trajectory else None,
+    )
+
+
+def _policies(
+    body: RankRequest, distinct: Sequence[str], judged: Judged, results: Sequence[Result]
+) -> Policies:
+    found = trajectory(judged.evidence, eta=body.eta, lam=body.lam, iterations=body.iterations)
+    order = [distinct.index(result.text) for result in results]
+    return Policies(
+        iterations=found.iterations,
+        er_g=[[row[y] for y in order] for row in found.er_g],
+        er_d=[[row[y] for y in order] for row in found.er_d],
     )
 
 

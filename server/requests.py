@@ -13,6 +13,7 @@ from vllm.entrypoints.serve.tokenize.protocol import (
 from vllm.renderers.chat_utils import ChatCompletionMessageParam
 from vllm.sampling_params import SamplingParams
 
+from decoders.deployment import NAMES_ENGINE
 from decoders.request import Decoding, DecodingRequest
 from decoders.sequence.candidates.game import Rule
 from decoders.sequence.candidates.phrasing import Templates
@@ -111,7 +112,12 @@ class RankRequest(_Strict, BaseModel):
     )
     end: bool = Field(default=False, description="Score each answer's end too, as a token.")
     templates: Templates = Field(default=Templates(), description="The words around question and answer.")
-    engine: str | None = Field(default=None, max_length=128, description="Engine to score on.")
+    trajectory: bool = Field(
+        default=False, description="Answer with both players' policies after some of the rounds too."
+    )
+    engine: str | None = Field(
+        default=None, max_length=128, description="Engine to score on.", json_schema_extra=NAMES_ENGINE
+    )
     decoding: DecodingRequest | None = Field(  # type: ignore[valid-type]
         default=None, description="A method of the logits layer: scores are then of the guided distribution."
     )

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
-from decoders.deployment import Deployment, EngineFacts
+from decoders.deployment import NAMES_GUIDE, Deployment, EngineFacts
 from decoders.errors import Refusal
 from decoders.logits.guidance import Guidance
 from decoders.logits.wire import KEY
 from decoders.method import LogitsMethod
 
-GuideName = Annotated[str, Field(min_length=1, max_length=64)]
+GuideName = Annotated[str, Field(min_length=1, max_length=64, json_schema_extra=NAMES_GUIDE)]
 Weight = Annotated[float, Field(ge=-1000, le=1000)]
 MOST_GUIDES = 16
 

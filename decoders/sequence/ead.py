@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from decoders.deployment import Deployment
+from decoders.deployment import NAMES_ENGINE, Deployment
 from decoders.errors import Refusal
 from decoders.method import Chunk, Job, SequenceMethod
 from decoders.sequence.segments import piece, refuse_whole
@@ -58,11 +58,13 @@ class EntropyAdaptive(SequenceMethod):
     small: str | None = Field(
         default=None,
         max_length=128,
+        json_schema_extra=NAMES_ENGINE,
         description="Engine of the small model; the server's other one if left out.",
     )
     large: str | None = Field(
         default=None,
         max_length=128,
+        json_schema_extra=NAMES_ENGINE,
         description="Engine of the large model; the server's default if left out.",
     )
     threshold: float = Field(

@@ -1,12 +1,13 @@
 """Equilibrium ranking: answers on which the model agrees with itself as generator and as discriminator."""
 
+from dataclasses import asdict
 from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from decoders.sequence.candidates.choosing import Candidate, CandidateMethod, Desk
 from decoders.sequence.candidates.consensus import judge
-from decoders.sequence.candidates.game import Rule, play
+from decoders.sequence.candidates.game import Rule, play, trajectory
 from decoders.sequence.candidates.phrasing import Templates, end_of, phrasing_of
 
 ITERATIONS: Final = 5000
@@ -49,6 +50,10 @@ class Equilibrium(CandidateMethod):
         "a longer one that begins with it.",
     )
     templates: Templates = Field(default=Templates(), description="The words around question and answer.")
+    trajectory: bool = Field(
+        default=False,
+        description="Report both players' policies after some of the rounds; takes effect with `report`.",
+    )
 
     def asks_in_other_words(self) -> bool:
         return True
@@ -66,4 +71,9 @@ class Equilibrium(CandidateMethod):
         ranking = play(judged.evidence, eta=self.eta, lam=self.lam, iterations=self.iterations)
         for y, candidate in enumerate(pool):
             candidate.scores = ranking.scores(y)
-        return ranking.order(self.ranking)
+        order = ranking.order(self.ranking)
+        if self.trajectory:
+            ranked = [judged.evidence[y] for y in order]
+            policies = trajectory(ranked, eta=self.eta, lam=self.lam, iterations=self.iterations)
+            desk.job.report.layer(self.layer)["policies"] = asdict(policies)
+        return order

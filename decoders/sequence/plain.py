@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from decoders.deployment import Deployment
+from decoders.deployment import NAMES_ENGINE, Deployment
 from decoders.method import Chunk, Job, SequenceMethod
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class Plain(SequenceMethod):
     engine: str | None = Field(
         default=None,
         max_length=128,
+        json_schema_extra=NAMES_ENGINE,
         description="Name of the engine to run on; the server's default if left out.",
     )
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from decoders.deployment import Deployment
+from decoders.deployment import NAMES_ENGINE, Deployment
 from decoders.errors import Refusal
 from decoders.method import Chunk, Job, SequenceMethod
 
@@ -31,6 +31,7 @@ class Speculative(SequenceMethod):
     engine: str | None = Field(
         default=None,
         max_length=128,
+        json_schema_extra=NAMES_ENGINE,
         description="Name of the engine to run on; left out, the default engine if it speculates, else the "
         "first that does.",
     )

@@ -1,4 +1,4 @@
-"""GET /health, /ready, /metrics, /version and /."""
+"""GET /health, /ready, /metrics and /version."""
 
 import asyncio
 from typing import Any, get_args
@@ -77,16 +77,3 @@ async def metrics(state: Shared) -> Response:
 @router.get("/version")
 async def version() -> dict[str, str]:
     return {"version": __version__, "vllm": vllm.__version__}
-
-
-@router.get("/")
-async def index(state: Shared) -> dict[str, Any]:
-    """What this server is and where to go on."""
-    return {
-        "name": "decant",
-        "version": __version__,
-        "model": state.settings.model_name(),
-        "openapi": "/openapi.json",
-        "models": "/v1/models",
-        "methods": "/v1/decoding/methods",
-    }

@@ -20,7 +20,6 @@ ROUTES = [
     ("GET", "/metrics"),
     ("GET", "/version"),
     ("GET", "/openapi.json"),
-    ("GET", "/"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/tokenize"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from decoders.cache import settings as cache
-from decoders.deployment import Deployment
+from decoders.deployment import NAMES_ENGINE, Deployment
 from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
 from decoders.method import ChoosingMethod, Chunk, Job
@@ -116,7 +116,10 @@ class CandidateMethod(ChoosingMethod):
         "last.",
     )
     engine: str | None = Field(
-        default=None, max_length=128, description="Engine to run on; the server's default if left out."
+        default=None,
+        max_length=128,
+        description="Engine to run on; the server's default if left out.",
+        json_schema_extra=NAMES_ENGINE,
     )
 
     def check_deployment(self, deployment: Deployment) -> None:

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rule = Literal["er_d", "er_g", "g", "mi", "sc", "d"]
 RULES: Final[tuple[Rule, ...]] = ("g", "mi", "sc", "d", "er_g", "er_d")
 LOGARITHMS: Final = ("g", "mi")  # reported as natural logarithms; the others as probabilities
+POINTS: Final = 24  # of a trajectory, at most
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,9 @@ def play(
     other words than the labels says nothing of the answer. All in float64 and in log space: sequences of any
     length underflow nowhere.
     """
-    import torch
-
     from kernels import ops
 
-    generator = torch.tensor([[one.incorrect, one.correct] for one in evidence], dtype=torch.float64).T[None]
-    labels = torch.tensor([[one.no, one.yes] for one in evidence], dtype=torch.float64).log_softmax(-1)
+    generator, labels = _inputs(evidence)
     first_g, first_d = ops.pikl(generator, labels[None], iterations=0)
     last_g, last_d = ops.pikl(generator, labels[None], eta, lam, iterations)
     g = generator[0, 1]
@@ -76,3 +77,42 @@ def play(
         "er_d": last_d[0, :, 1],
     }
     return Ranking({rule: values[rule].tolist() for rule in RULES})
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The players' policies after numbers of rounds: at 0 they are `sc` and `d`, at the last those of `play`.
+
+    iterations: at most POINTS numbers, after the first evenly spread in logarithm. er_g, er_d: at each of
+    them pi_G(y|correct) and pi_D(correct|y) of every candidate, `[points, candidates]`, as probabilities.
+    """
+
+    iterations: list[int]
+    er_g: list[list[float]]
+    er_d: list[list[float]]
+
+
+def trajectory(
+    evidence: Sequence[Evidence], *, eta: float = 0.1, lam: float = 0.1, iterations: int = 5000
+) -> Policies:
+    """How the players come to agree: their policies after some of the game's rounds."""
+    from kernels import ops
+
+    generator, labels = _inputs(evidence)
+    steps = max(1, min(POINTS - 2, iterations - 1))
+    rounds = sorted({0, *(round(iterations ** (step / steps)) for step in range(steps + 1))})
+    policies = [ops.pikl(generator, labels[None], eta, lam, count) for count in rounds]
+    return Policies(
+        iterations=rounds,
+        er_g=[log_g[0, 1].exp().tolist() for log_g, _ in policies],
+        er_d=[log_d[0, :, 1].exp().tolist() for _, log_d in policies],
+    )
+
+
+def _inputs(evidence: Sequence[Evidence]) -> "tuple[Tensor, Tensor]":
+    """The generator's log-probabilities `[1, 2, N]` and the labels' `[N, 2]`, incorrect first, float64."""
+    import torch
+
+    generator = torch.tensor([[one.incorrect, one.correct] for one in evidence], dtype=torch.float64).T[None]
+    labels = torch.tensor([[one.no, one.yes] for one in evidence], dtype=torch.float64).log_softmax(-1)
+    return generator, labels

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from decoders.sequence.candidates.game import RULES, Evidence, play
+from decoders.sequence.candidates.game import POINTS, RULES, Evidence, play, trajectory
 from tests.decoders.sequence.candidates.reference import game
 
 INCORRECT = [0.20, 0.30, 0.25, 0.25]
@@ -95,3 +95,28 @@ def test_a_single_candidate_and_identical_ones() -> None:
         assert len(set(same.log_scores[rule])) == 1
         assert same.order(rule) == [0, 1, 2]
     assert same.scores(1)["er_g"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 30, 5000])
+def test_a_trajectory_goes_from_the_initial_policies_to_the_last_ones(iterations: int) -> None:
+    path = trajectory(golden_game(), iterations=iterations)
+    rounds = path.iterations
+    assert (rounds[0], rounds[-1]) == (0, iterations)
+    assert rounds == sorted(set(rounds))
+    assert len(rounds) == min(iterations + 1, POINTS) if iterations < 4 else 12 <= len(rounds) <= POINTS
+    last = play(golden_game(), iterations=iterations)
+    for y in range(4):
+        assert path.er_g[0][y] == pytest.approx(INITIAL_G[y], abs=1e-6)
+        assert path.er_d[0][y] == pytest.approx(INITIAL_D[y], abs=1e-6)
+        assert path.er_g[-1][y] == pytest.approx(last.scores(y)["er_g"], abs=1e-12)
+        assert path.er_d[-1][y] == pytest.approx(last.scores(y)["er_d"], abs=1e-12)
+
+
+def test_a_trajectory_between_its_ends_is_the_game_after_so_many_rounds() -> None:
+    path = trajectory(golden_game(), iterations=300)
+    generator = [[one.correct, one.incorrect] for one in golden_game()]
+    labels = [[one.yes, one.no] for one in golden_game()]
+    for count, row_g, row_d in zip(path.iterations, path.er_g, path.er_d, strict=True):
+        expected_g, expected_d = game(generator, labels, count)
+        assert row_g == pytest.approx([one[0] for one in expected_g], abs=1e-9)
+        assert row_d == pytest.approx([one[0] for one in expected_d], abs=1e-9)
