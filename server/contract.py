@@ -226,8 +226,10 @@ def check_template_arguments(arguments: Any) -> None:
 
 def check_constraint(outputs: Any) -> None:
     """One constraint, and no option that only a whole engine could honour."""
-    if not isinstance(outputs, dict):
+    if outputs is None:
         return
+    if not isinstance(outputs, dict):
+        raise invalid("structured_outputs: An object is required.", "structured_outputs")
     given = [key for key, value in outputs.items() if value is not None]
     allowed = ", ".join(CONSTRAINTS)
     if not set(given) <= set(CONSTRAINTS):

@@ -114,6 +114,8 @@ FIELDS = [
         "response_format with an invalid schema",
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": MARK}}}},
     ),
+    bad("structured_outputs no object", {"structured_outputs": [MARK]}),
+    bad("structured_outputs text", {"structured_outputs": MARK}),
     bad("structured_outputs invalid schema", {"structured_outputs": {"json": {"type": MARK}}}),
     bad("structured_outputs invalid regex", {"structured_outputs": {"regex": f"({MARK}["}}),
     bad("structured_outputs invalid grammar", {"structured_outputs": {"grammar": f"{MARK} ::= ("}}),
