@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm.engine.protocol import EngineClient
@@ -12,13 +11,9 @@ from decoders.cache.compressed import CompressedMethod
 from decoders.cache.plan import make_plan
 from decoders.deployment import Deployment
 from server.metrics import METRICS
-from server.watching import count_up
+from server.watching import PATIENCE, Watch, count_up
 
 logger = logging.getLogger("decant.cache")
-
-INTERVAL = 5.0  # seconds between looks at the engines
-PATIENCE = 2.0  # seconds an engine may take to answer
-SUMS = ("prompt_tokens", "kept_slots", "compressions", "freed_blocks", "merge_ms")
 
 
 def begin(method: CompressedMethod, layer: dict[str, Any], tokens: int, engine: EngineClient) -> None:
@@ -62,29 +57,13 @@ def _add(layer: dict[str, Any], values: Mapping[str, float]) -> None:
         layer[name] = layer.get(name, 0) + value
 
 
-class Watch:
-    """Asks the engines with cache methods what they have compressed, for the metrics."""
-
-    def __init__(self, engines: Mapping[str, Any], deployment: Deployment) -> None:
-        self.engines = {
-            name: engines[name] for name, facts in deployment.engines.items() if facts.cache_methods
-        }
-
-    async def run(self) -> None:
-        """Look again and again; returns at once where no engine compresses."""
-        while self.engines:
-            await self.refresh()
-            await asyncio.sleep(INTERVAL)
-
-    async def refresh(self) -> None:
-        """Bring the metrics up to date; an engine that does not answer keeps its last values."""
-        for name, engine in self.engines.items():
-            with suppress(Exception):  # a dead engine is reported elsewhere
-                answers = await asyncio.wait_for(engine.collective_rpc("decant_cache"), PATIENCE)
-                _show(name, answers)
+def watch(engines: Mapping[str, Any], deployment: Deployment) -> Watch:
+    """What asks the engines with cache methods what they have compressed, for the metrics."""
+    asked = {name: engines[name] for name, facts in deployment.engines.items() if facts.cache_methods}
+    return Watch(asked, "decant_cache", _show)
 
 
-def _show(engine: str, answers: list[Mapping[str, Any]]) -> None:
+def _show(engine: str, answers: Sequence[Mapping[str, Any]]) -> None:
     """With tensor parallelism every worker tells the same blocks; the first one's seconds stand for all."""
     state = answers[0]
     count_up(METRICS.kv_blocks_freed, (engine,), state["freed_blocks"])

@@ -1,20 +1,15 @@
 """What speculation brought: in a request's report, and in the metrics of each engine that speculates."""
 
-import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from decoders.deployment import Deployment
 from decoders.report import Report
 from server.metrics import METRICS
-from server.watching import count_up
+from server.watching import Watch, count_up
 
 logger = logging.getLogger("decant.speculation")
-
-INTERVAL = 5.0  # seconds between looks at the engines
-PATIENCE = 2.0  # seconds an engine may take to answer
 
 
 class Acceptance:
@@ -65,27 +60,17 @@ class Acceptance:
             METRICS.speculation_tokens_per_step.labels(engine).observe(described["tokens_per_step"])
 
 
-class Watch:
-    """Asks the engines that speculate what their governors do: for the metrics, and a log line a decision."""
+def watch(engines: Mapping[str, Any], deployment: Deployment) -> Watch:
+    """What asks the engines that speculate what their governors do: for metrics, and a log line each time."""
+    asked = {
+        name: engines[name] for name, facts in deployment.engines.items() if facts.speculative is not None
+    }
+    return Watch(asked, "decant_speculation", _show_all)
 
-    def __init__(self, engines: Mapping[str, Any], deployment: Deployment) -> None:
-        self.engines = {
-            name: engines[name] for name, facts in deployment.engines.items() if facts.speculative is not None
-        }
 
-    async def run(self) -> None:
-        """Look again and again; returns at once where no engine speculates."""
-        while self.engines:
-            await self.refresh()
-            await asyncio.sleep(INTERVAL)
-
-    async def refresh(self) -> None:
-        """Bring the metrics up to date; an engine that does not answer keeps its last values."""
-        for name, engine in self.engines.items():
-            with suppress(Exception):  # a dead engine is reported elsewhere
-                answers = await asyncio.wait_for(engine.collective_rpc("decant_speculation"), PATIENCE)
-                for state in filter(None, answers):
-                    show(name, state)
+def _show_all(engine: str, answers: Sequence[Mapping[str, Any] | None]) -> None:
+    for state in filter(None, answers):
+        show(engine, state)
 
 
 def show(engine: str, state: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from server.errors import engine_dead
 from server.metrics import METRICS, exposition
 from server.routes import Shared, State
 from server.schemas import ERRORS
+from server.watching import Watch
 
 router = APIRouter(tags=["Operation"], responses={503: ERRORS[503]})
 
@@ -20,10 +21,10 @@ def _require_engines(state: State) -> None:
         raise engine_dead(dead[0])
 
 
-def watches(state: State) -> tuple[speculation.Watch, compression.Watch]:
+def watches(state: State) -> tuple[Watch, ...]:
     """What asks the engines for metrics that only they know."""
     given = state.engine.engines, state.engine.deployment
-    return speculation.Watch(*given), compression.Watch(*given)
+    return speculation.watch(*given), compression.watch(*given)
 
 
 @router.get("/health")
