@@ -188,7 +188,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.close()
 
     def _refuse(self, error: ApiError) -> None:
-        """End the connection over what came last; say so unless that is inside of or behind another answer."""
+        """End the connection over what came last; say so unless another answer is running."""
         if self.broken or self.transport.is_closing():
             return
         self.broken = True
