@@ -230,7 +230,7 @@ async def test_a_prompt_over_the_limit_is_refused(engine: DecodingEngine) -> Non
 async def test_a_question_over_the_limit_is_not_ranked(engine: DecodingEngine) -> None:
     bounded = DecodingEngine(engine.engines, engine.deployment, prompt_tokens=3)
     app = build_app(bounded, ServeSettings(model=None), EngineMetrics())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         body = {"model": "demo", "prompt": "What is the capital of Tovand?", "candidates": ["a", "b"]}
         response = await client.post("/v1/rank", json=body)
     assert response.status_code == 400
