@@ -9,8 +9,8 @@ from collections.abc import Callable
 class Restarts:
     """At most `most` starts in any `window` seconds, each after a longer wait than the one before.
 
-    The k-th start within the window waits between half and all of min(2^k, 30) seconds, by chance, so that
-    servers that fell together do not rise together.
+    The k-th start within the window waits between half and all of min(2^(k-1), 30) seconds, by chance, so
+    that servers that fell together do not rise together.
 
     Args:
         most: starts within the window; 0 for none at all.

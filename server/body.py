@@ -42,17 +42,24 @@ def _explain(cause: str) -> str:
 
 
 def _require_finite(value: Any) -> None:
-    stack: list[tuple[Any, str]] = [(value, "")]
-    while stack:
-        item, path = stack.pop()
-        if isinstance(item, float) and not math.isfinite(item):
-            raise invalid("A finite number is required.", path or None)
-        if isinstance(item, int) and not -INT64 <= item < INT64:
-            raise invalid("An integer of at most 64 bits is required.", path or None)
-        if isinstance(item, dict):
-            stack.extend((v, f"{path}.{k}" if path else str(k)) for k, v in item.items())
-        elif isinstance(item, list):
-            stack.extend((v, f"{path}.{i}") for i, v in enumerate(item))
+    if (found := _odd_number(value)) is not None:
+        message, path = found
+        raise invalid(message, ".".join(reversed(path)) or None)
+
+
+def _odd_number(value: Any) -> tuple[str, list[str]] | None:
+    """What is wrong with a number in `value`, and its keys from the inside out; these only once one is found,
+    for a body may hold millions."""
+    if isinstance(value, int):
+        return None if -INT64 <= value < INT64 else ("An integer of at most 64 bits is required.", [])
+    if isinstance(value, float):
+        return None if math.isfinite(value) else ("A finite number is required.", [])
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if not isinstance(item, str) and (found := _odd_number(item)) is not None:
+                found[1].append(str(key))
+                return found
+    return None
 
 
 class JsonRequest(Request):

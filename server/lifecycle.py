@@ -17,7 +17,6 @@ from server.config import ConfigError, ServeSettings
 from server.errors import unavailable
 from server.failures import lost_error
 from server.protocol import BoundedProtocol
-from server.routes.operate import watches
 
 logger = logging.getLogger("decant.server")
 
@@ -94,7 +93,7 @@ class Service:
         tasks = [
             asyncio.create_task(self._drain_when_told()),
             asyncio.create_task(self._watch_engines()),
-            *(asyncio.create_task(watch.run()) for watch in watches(self.state)),
+            *(asyncio.create_task(watch.run()) for watch in self.state.watches),
         ]
         try:
             self.sock.listen()
@@ -142,9 +141,14 @@ class Service:
 
     async def _watch_engines(self) -> None:
         """When an engine is lost: fail /health for a while, so that probes see it, then end the process."""
-        lost = await self.supervisor.run()
+        try:
+            lost = await self.supervisor.run()
+            closed = lost_error(self.state.engine, lost[0])
+        except Exception:  # nobody would notice a dead engine any more
+            logger.exception("the watch over the engines failed; exiting")
+            closed = unavailable("The server is going down.", "engine_dead")
         self.status = 1
-        self.state.slots.closed = lost_error(self.state.engine, lost[0])
+        self.state.slots.closed = closed
         await asyncio.sleep(self.state.settings.death_grace_seconds)
         self.server.should_exit = True
         if self.state.slots.held:

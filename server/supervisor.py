@@ -67,6 +67,9 @@ class Supervisor:
         while not self.given_up.is_set():
             now = time.monotonic()
             since, self.looked = now - self.looked, now
+            for task in self.starting.values():
+                if task.done():  # with an error: one that has done its work is not there any more
+                    task.result()
             for name in self.engines.keys() - self.starting.keys():
                 await self._look(name, since)
             with suppress(TimeoutError):
@@ -126,10 +129,10 @@ class Supervisor:
             began = time.monotonic()
             try:
                 core = await asyncio.to_thread(self._new_core, name, engine)
+                take_over(engine, core)
             except Exception as error:
                 logger.error("engine %s could not be started again: %s", name, _first_line(error))
                 continue
-            take_over(engine, core)
             self.processes[name] = processes(engine)
             if self.pulses:
                 self.pulses[name] = self._pulse()

@@ -26,6 +26,7 @@ class Watch:
         self, engines: Mapping[str, Any], question: str, show: Callable[[str, Sequence[Any]], None]
     ) -> None:
         self.engines, self.question, self.show = engines, question, show
+        self.asking: asyncio.Future[Any] | None = None
 
     async def run(self) -> None:
         """Look again and again; returns at once where there is nobody to ask."""
@@ -34,11 +35,19 @@ class Watch:
             await asyncio.sleep(INTERVAL)
 
     async def refresh(self) -> None:
-        """Bring the metrics up to date; an engine that does not answer keeps its last values."""
-        for name, engine in self.engines.items():
-            with suppress(Exception):  # a dead engine is reported elsewhere
-                answers = await asyncio.wait_for(engine.collective_rpc(self.question), PATIENCE)
-                self.show(name, answers)
+        """Bring the metrics up to date; an engine that does not answer keeps its last values.
+
+        Whoever comes while the engines are being asked shares the answers, so that many who look cost an
+        engine no more than one.
+        """
+        if self.asking is None or self.asking.done():
+            self.asking = asyncio.ensure_future(asyncio.gather(*map(self._ask, self.engines)))
+        await asyncio.shield(self.asking)
+
+    async def _ask(self, name: str) -> None:
+        with suppress(Exception):  # a dead engine is reported elsewhere
+            answers = await asyncio.wait_for(self.engines[name].collective_rpc(self.question), PATIENCE)
+            self.show(name, answers)
 
 
 def count_up(counter: Counter, labels: tuple[str, ...], total: float) -> None:

@@ -39,11 +39,10 @@ class Replica:
         set_up(self.settings)
 
         from server.assembly import assemble  # imports vLLM, which reads the environment
-        from server.routes.operate import watches
 
         self.made = await assemble(self.settings)
         self.state = self.made.state
-        runs = [self.made.supervisor.run(), *(watch.run() for watch in watches(self.state))]
+        runs = [self.made.supervisor.run(), *(watch.run() for watch in self.state.watches)]
         self.watching = [asyncio.create_task(run) for run in runs]
 
     async def __serve_build_asgi_app__(self) -> Any:

@@ -1,11 +1,13 @@
 """The HTTP routes, by subject. `State` is what they share."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
 from decoders.request import Decoding
+from server import compression, speculation
 from server.admission import Slots
 from server.config import ServeSettings
 from server.engine import DecodingEngine
@@ -14,6 +16,7 @@ from server.failures import Failures
 from server.grammars.guard import Guard
 from server.metrics import EngineMetrics
 from server.openai import Handlers
+from server.watching import Watch
 
 
 @dataclass
@@ -29,6 +32,12 @@ class State:
     presets: dict[str, Decoding]
     created: int
     vocabulary: frozenset[str] = field(default_factory=frozenset)
+
+    @cached_property
+    def watches(self) -> tuple[Watch, ...]:
+        """What asks the engines for metrics that only they know."""
+        given = self.engine.engines, self.engine.deployment
+        return speculation.watch(*given), compression.watch(*given)
 
     def failures(self, request: Request) -> Failures:
         """What turns an error of this request into a response."""

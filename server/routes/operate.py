@@ -7,13 +7,12 @@ import vllm
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from server import __version__, compression, speculation
+from server import __version__
 from server.failures import lost_error
 from server.group import Condition
 from server.metrics import METRICS, exposition
 from server.routes import Shared, State
 from server.schemas import ERRORS
-from server.watching import Watch
 
 EXPOSITION: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The metrics."}
@@ -25,12 +24,6 @@ router = APIRouter(tags=["Operation"], responses={503: ERRORS[503]})
 def _require_engines(state: State) -> None:
     if dead := state.engine.dead_engines():
         raise lost_error(state.engine, dead[0])
-
-
-def watches(state: State) -> tuple[Watch, ...]:
-    """What asks the engines for metrics that only they know."""
-    given = state.engine.engines, state.engine.deployment
-    return speculation.watch(*given), compression.watch(*given)
 
 
 @router.head("/health", include_in_schema=False)
@@ -69,8 +62,7 @@ async def metrics(state: Shared) -> Response:
         unfinished = state.engine.engines[name].output_processor.get_num_unfinished_requests()
         METRICS.engine_requests.labels(name).set(unfinished)
     METRICS.tasks.set(len(asyncio.all_tasks()))
-    for watch in watches(state):
-        await watch.refresh()
+    await asyncio.gather(*(watch.refresh() for watch in state.watches))
     return Response(exposition(state.engine_metrics), media_type=CONTENT_TYPE_LATEST)
 
 
