@@ -54,6 +54,13 @@ def _odd_number(value: Any) -> tuple[str, list[str]] | None:
         return None if -INT64 <= value < INT64 else ("An integer of at most 64 bits is required.", [])
     if isinstance(value, float):
         return None if math.isfinite(value) else ("A finite number is required.", [])
+    # Token ids, perhaps millions of them.
+    if (
+        isinstance(value, list)
+        and {*map(type, value)} == {int}
+        and -INT64 <= min(value) <= max(value) < INT64
+    ):
+        return None
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if not isinstance(item, str) and (found := _odd_number(item)) is not None:
