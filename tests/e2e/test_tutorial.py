@@ -1,6 +1,10 @@
-"""The tutorial, block by block, against the server of the other tests."""
+"""The tutorial, block by block, and the README's examples, against the server of the other tests."""
 
+import io
+import json
+import re
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from unittest import mock
 
 import pytest
@@ -8,11 +12,12 @@ import yaml
 
 from deploy.docs.tutorial import PAGE, Block, Session, blocks, matches
 from server.config import ServeSettings
-from tests.e2e.client import KEY
-from tests.e2e.process import Decant
+from tests.e2e.client import KEY, Http
+from tests.e2e.process import ROOT, Decant
 
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = blocks(TEXT)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +60,41 @@ def test_an_output_that_differs_is_seen() -> None:
     assert matches("a ... c\n", "a b  \n c")
     assert not matches("a ... c", "a b d")
     assert not matches("17", "17\n18")
+
+
+def test_the_readmes_program_prints_what_its_comments_say(server: Decant) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for shown, real in (("http://127.0.0.1:8000", server.url), ('"none"', repr(KEY))):
+        assert shown in code
+        code = code.replace(shown, real)
+    output = io.StringIO()
+    with redirect_stdout(output):
+        exec(code, {})  # noqa: S102 - the README's own program
+    printed = output.getvalue().splitlines()
+    comments = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    assert len(comments) == len(printed) == 2
+    for comment, text in zip(comments, printed, strict=True):
+        assert matches(comment, text), text
+
+
+def test_the_readmes_requests_are_answered_with_what_they_ask_for(http: Http) -> None:
+    bodies = [
+        json.loads(block) for block in re.findall(r"^```json\n(\{\"model\".*?)^```$", README, re.M | re.S)
+    ]
+    assert [next(iter(body["decoding"])) for body in bodies] == ["sequence", "logits", "cache"]
+    for body in bodies:
+        body["decoding"]["report"] = True
+        report = http.post_ok("chat", body)["decoding"]
+        for layer, asked in body["decoding"].items():
+            assert layer == "report" or report[layer]["method"] == asked["method"]
+
+
+def test_the_models_say_what_the_readme_shows(http: Http) -> None:
+    (block,) = re.findall(r"What these models say:\n\n```\n(.*?)^```$", README, re.M | re.S)
+    asked = [part for part in re.split(r"^(?=\S)", block, flags=re.M) if part]
+    assert len(asked) >= 2
+    for part in asked:
+        question, answer = part.split("\n", 1)
+        body = {"model": "demo", "temperature": 0, "messages": [{"role": "user", "content": question}]}
+        said = http.post_ok("chat", body)["choices"][0]["message"]["content"]
+        assert said == " ".join(answer.split())
