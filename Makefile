@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
-.PHONY: help setup setup-dev browser locked install tools serve test check lint types unit e2e deployment docs docs-serve reference soak fuzz loadtest format clean
+.PHONY: help setup setup-dev browser locked install tools serve test check lint types unit e2e deployment soak fuzz loadtest format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -117,6 +117,8 @@ fuzz: setup-dev
 
 loadtest: setup-dev
 	$(BIN)/python -m deploy.loadtest.stress $(ARGS)
+
+.PHONY: docs docs-serve reference
 
 docs: setup-dev
 	@$(BIN)/python -m deploy.docs --check || { echo "decant: run 'make reference'"; exit 1; }
