@@ -13,11 +13,12 @@ from vllm.exceptions import VLLMError
 from server import __version__
 from server.admission import Slots
 from server.auth import ALWAYS_OPEN, KeyRing, RequireKey
-from server.config import ServeSettings
+from server.config import LOOPBACK, ServeSettings
 from server.document import completed
 from server.engine import DecodingEngine
 from server.errors import ApiError, code_of, from_validation
 from server.grammars.guard import Guard
+from server.hosts import KnownHosts
 from server.metrics import EngineMetrics
 from server.middleware import BodyLimit, RequestContext
 from server.openai import Handlers
@@ -73,6 +74,8 @@ def build_app(
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=limits.body_bytes)
     app.add_middleware(Quotas, accounts=_accounts(settings))
+    if settings.host in LOOPBACK and not settings.known_keys():
+        app.add_middleware(KnownHosts, names=settings.allowed_hosts)
     app.add_middleware(RequireKey, keys=KeyRing(settings.known_keys()), open_paths=_open_paths(settings))
     if settings.cors_origins:
         app.add_middleware(

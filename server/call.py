@@ -34,6 +34,7 @@ class Call:
     candidate_tokens: int | None = None  # most tokens all candidates together may have
     guard: Guard | None = None  # bounds what an answer may be constrained by
     is_plain: bool = False  # made by `plain`, not by a route
+    unbooked: int = 0  # prompt tokens that its API key has still to pay for
     account: Account = field(default_factory=Account)
     lost: str | None = None  # the engine that died or hung while, or before, it worked on this
 

@@ -23,7 +23,7 @@ from decoders.engine_process import MARK
 from decoders.request import DecodingRequest
 from decoders.speculative.settings import SpeculativeSettings
 from server.keys import ApiKey, read_keys
-from server.limits import ConnectionSettings, ContentLimits, KeyLimits, Origin
+from server.limits import ConnectionSettings, ContentLimits, HostName, KeyLimits, Origin
 from server.tls import TlsSettings
 
 EMBEDDED = "embedded:"
@@ -209,6 +209,11 @@ class ServeSettings(BaseSettings):
     allow_no_api_key: bool = Field(
         default=False,
         description="Listen beyond loopback without any API key: everyone there may use the server.",
+    )
+    allowed_hosts: Annotated[list[HostName], NoDecode, BeforeValidator(_listed)] = Field(
+        default_factory=list,
+        description="Names, beside localhost and addresses, under which a server on loopback without API "
+        "keys is asked, through a proxy for example; a page could else reach it under a name of its own.",
     )
     open_metrics: bool = Field(default=False, description="Serve /metrics without a key.")
     playground: bool = Field(

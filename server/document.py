@@ -38,6 +38,10 @@ def completed(document: Document, open_paths: Collection[str] | None) -> Documen
             answers.pop("422", None)  # invalid bodies get 400
             for status in EVERYWHERE:
                 answers.setdefault(str(status), _error(status))
+            if open_paths is None:
+                answers.setdefault("403", _error(403))
+            else:
+                answers.pop("403", None)
             if open_paths is None or path in open_paths:
                 answers.pop("401", None)
             else:

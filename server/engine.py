@@ -29,12 +29,13 @@ from decoders.deployment import Deployment
 from decoders.errors import Refusal
 from decoders.logits.wire import REPORT
 from decoders.method import ChoosingMethod, Chunk, Circumstances, Job, SequenceMethod
+from server.acceptance import TAKEN
 from server.call import Call
 from server.chunks import core_output
 from server.compression import Measured, begin
 from server.group import EngineGroup
 from server.metrics import METRICS, count_candidates
-from server.quotas import CURRENT, spend
+from server.quotas import CURRENT, RateLimited, spend
 from server.requests import CALL
 from server.tally import Tally
 
@@ -74,15 +75,31 @@ class DecodingEngine(EngineGroup):
 
     # ---- generation ------------------------------------------------------------------------------------
 
-    async def generate(
+    def generate(
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Outputs of one prompt, as AsyncLLM.generate yields them; `n` choices share it."""
+        """Outputs of one prompt, as AsyncLLM.generate yields them; `n` choices share it.
+
+        vLLM's handlers call it for all prompts of a request before any is run: the first one then pays for
+        all, so that a request its key cannot pay for leaves nothing behind.
+        """
+        call = self._take_call(sampling_params)
+        length = len(prompt.get("prompt_token_ids") or ()) if isinstance(prompt, dict) else 0
+        call.unbooked += length
+        return self._generate(call, prompt, length, sampling_params, request_id, options)
+
+    async def _generate(
+        self,
+        call: Call,
+        prompt: Any,
+        length: int,
+        sampling_params: SamplingParams,
+        request_id: str,
+        options: dict[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
         if self.closed:
             raise QueueOverflowError()
-        call = self._take_call(sampling_params)
-        self._check_prompt(prompt)
-        length = len(prompt.get("prompt_token_ids") or ()) if isinstance(prompt, dict) else 0
+        self.check_prompt_length(length)
         method = call.decoding.sequence_method().resolve(
             Circumstances(self.deployment, self.active.total(), length, sampling_params), call.report
         )
@@ -103,12 +120,13 @@ class DecodingEngine(EngineGroup):
         measured = self._compression(call, length, home, sampling_params)
         if call.guard is not None and sampling_params.structured_outputs is not None:
             await call.guard.check(sampling_params.structured_outputs)
-        self._book_prompt(call, length)
+        self.book_prompts(call)
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:
             source = self.engines[name].generate(prompt, sampling_params, request_id, **options)
         else:
             source = self._run(method, call, prompt, sampling_params, request_id, options, tally)
+        TAKEN.set(tally.hold if name is not None else None)
         self.active[request_id] += 1
         constrained = sampling_params.structured_outputs is not None
         try:
@@ -203,20 +221,24 @@ class DecodingEngine(EngineGroup):
         key = (params.extra_args or {}).get(CACHE_REPORT)
         return Measured(engine, key, layer) if key is not None else None
 
-    def _check_prompt(self, prompt: Any) -> None:
-        if self.prompt_tokens is None or not isinstance(prompt, dict):
-            return
-        length = len(prompt.get("prompt_token_ids") or ())
-        if length > self.prompt_tokens:
+    def check_prompt_length(self, length: int) -> None:
+        """Raise VLLMValidationError for a prompt of more tokens than are allowed."""
+        if self.prompt_tokens is not None and length > self.prompt_tokens:
             raise VLLMValidationError(
                 f"The prompt has {length} tokens; at most {self.prompt_tokens} are allowed.",
                 parameter="prompt",
             )
 
-    def _book_prompt(self, call: Call, length: int) -> None:
-        """Book the prompt on its API key; that of a beam search once, though it is sent for every token."""
-        if (bill := CURRENT.get()) is not None and not (call.is_plain and bill.prompted):
-            bill.admit_prompt(length)
+    def book_prompts(self, call: Call) -> None:
+        """Book the prompts on their API key; that of a beam search once, though it is sent for each token."""
+        tokens, call.unbooked = call.unbooked, 0
+        bill = CURRENT.get()
+        if bill is None:
+            return
+        if bill.refusal is not None:  # of another prompt of this request, which came first
+            raise RateLimited(bill.refusal)
+        if tokens and not (call.is_plain and bill.prompted):
+            bill.admit_prompt(tokens)
 
     def check_priority(self, priority: int, name: str) -> None:
         if priority and self.engines[name].vllm_config.scheduler_config.policy != "priority":

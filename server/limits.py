@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 # A web origin as browsers send it: scheme, host and port, and nothing else.
 Origin = Annotated[
@@ -10,6 +10,12 @@ Origin = Annotated[
     Field(
         pattern=r"^[a-z][a-z0-9+.\-]*://[a-z0-9.\-_]+(:[0-9]{1,5})?$|^https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?$"
     ),
+]
+# A host's name, without a port.
+HostName = Annotated[
+    str,
+    BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name),
+    Field(pattern=r"^[a-z0-9_]([a-z0-9_.\-]{0,252})$"),
 ]
 
 

@@ -12,6 +12,7 @@ from server.limits import ConnectionSettings
 from server.metrics import METRICS
 
 MAX_HEADER = 32 << 10  # bytes
+MAX_PIPELINED = 64  # requests that wait on one connection while another is answered
 LINES = {
     400: "400 Bad Request",
     408: "408 Request Timeout",
@@ -64,16 +65,18 @@ class JoinedHeader:
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
-    Ends it when a header outgrows the bound (httptools would keep all of it), when a header or a body takes
-    too long to arrive or an answer is not read, and when there are too many others; answers what is not HTTP
-    in OpenAI's shape, and tells a running request that its client left even if another was pipelined behind
-    it.
+    Ends it when a header or the trailers of a body outgrow the bound (httptools would keep all of it), when
+    too many requests wait on it, when a header or a body takes too long to arrive or an answer is not read,
+    and when there are too many others; answers what is not HTTP in OpenAI's shape, and tells a running
+    request that its client left even if another was pipelined behind it.
     """
 
     limits = ConnectionSettings()
     reading_header = False
     reading_body = False
-    header_bytes = 0
+    header_bytes = 0  # that have come of a header, or of a body without bringing any of its content
+    moved = False  # whether the last read began a request or brought some of a body
+    broken = False  # whether what comes is no longer looked at: the connection ends after its last answer
     running: Any = None
     # What is being waited for has until `deadline`. One timer looks at it, and is set again when it finds
     # that the deadline has moved: a request then costs the reading of a clock, and no timer of its own.
@@ -96,26 +99,38 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect(self.limits.header_seconds)
 
     def on_message_begin(self) -> None:
-        self.reading_header, self.header_bytes = True, 0
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests wait")  # the only way to stop the parser within a read
+        self.reading_header, self.header_bytes, self.moved = True, 0, True
         self._expect(self.limits.header_seconds)
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.reading_header:  # else it is a trailer, which would pass for a header that no proxy has seen
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self.reading_header, self.reading_body = False, True
-        self._expect(self.limits.body_seconds)
         super().on_headers_complete()
+        self.reading_header, self.reading_body, self.header_bytes = False, True, 0
+        self._expect(self.limits.body_seconds)
+
+    def on_body(self, body: bytes) -> None:
+        self.header_bytes, self.moved = 0, True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self.reading_body, self.deadline = False, None
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        within = self.reading_header
+        if self.broken:
+            return
+        self.moved = False
         super().data_received(data)
         if self.deadline is None and not self._is_answering() and not self.transport.is_closing():
             # Line ends between two requests: they stop uvicorn's keep-alive timer, and no request begins.
             self._expect(self.limits.header_seconds)
-        if within and self.reading_header:
+        if not self.moved and (self.reading_header or self.reading_body):
             self.header_bytes += len(data)
             if self.header_bytes > MAX_HEADER:
                 self._refuse(header_too_large())
@@ -173,23 +188,32 @@ class BoundedProtocol(HttpToolsProtocol):
         self.close()
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer and close; only close if another answer is on its way, which this would end up inside of."""
-        if self.transport.is_closing():
+        """End the connection over what came last; say so unless another answer is running."""
+        if self.broken or self.transport.is_closing():
             return
-        waits = self._is_answering() and self.running is self.cycle and not self.running.response_started
-        if waits and self.reading_body:  # whoever reads the body is told that its client left
+        self.broken = True
+        if self.reading_body and self.pipeline and self.pipeline[0][0] is self.cycle:
+            self.pipeline.popleft()  # it waits, and will never be whole
+        if self.running is not self.cycle or not self.reading_body:
+            if self._is_answering():  # what was asked before is answered still
+                (self.pipeline[0][0] if self.pipeline else self.running).keep_alive = False
+                return
+            self._answer(error)
+        elif not self.running.response_started:  # whoever reads the body is told that its client left
             self.running.disconnected = True
             self.running.message_event.set()
-        if not self._is_answering() or waits:
-            body = json.dumps(error.body()).encode()
-            head = (
-                f"HTTP/1.1 {LINES[error.status_code]}\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n"
-                + "".join(f"{name}: {value}\r\n" for name, value in (error.headers or {}).items())
-                + "\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            self._answer(error)
         self.close()
+
+    def _answer(self, error: ApiError) -> None:
+        body = json.dumps(error.body()).encode()
+        head = (
+            f"HTTP/1.1 {LINES[error.status_code]}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in (error.headers or {}).items())
+            + "\r\n"
+        )
+        self.transport.write(head.encode() + body)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.running = cycle

@@ -1,6 +1,8 @@
 """`POST /v1/rank`: the caller's candidates scored as answers, and every rule's ranking of them."""
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +18,7 @@ from decoders.sequence.candidates.choosing import Desk, finite
 from decoders.sequence.candidates.consensus import Judged, judge
 from decoders.sequence.candidates.game import Policies, Ranking, play, trajectory
 from decoders.sequence.candidates.phrasing import Phrasing, end_of
+from decoders.sequence.candidates.scoring import Scores
 from decoders.sequence.plain import Plain
 from server.call import Call
 from server.config import LimitSettings
@@ -108,6 +111,26 @@ def _idle(field: str, beside: str) -> ApiError:
     return invalid(f"{field}: Does nothing beside {beside}; leave it out.", field)
 
 
+@dataclass
+class Till:
+    """A desk whose first prompt, the generator's, is held against the limits and paid for before it is
+    scored."""
+
+    desk: Desk
+    engine: DecodingEngine
+    call: Call
+    passed: bool = False
+
+    async def score(self, prompt: list[int], candidates: list[list[int]], **more: Any) -> Scores:
+        if not self.passed:
+            self.passed, length = True, len(prompt)
+            self.engine.check_prompt_length(length)
+            self.call.unbooked = self.call.account.prompt = length
+            self.call.account.cached = length  # what is computed of it is in the scored tokens
+            self.engine.book_prompts(self.call)
+        return await self.desk.score(prompt, candidates, **more)
+
+
 async def rank(
     body: RankRequest, call: Call, phrasing: Phrasing, engine: DecodingEngine, model: str
 ) -> RankResponse:
@@ -132,7 +155,7 @@ async def rank(
         judged = await judge(
             distinct,
             phrasing,
-            Desk(job, engine.engines[name], name, call.candidate_tokens),
+            Till(Desk(job, engine.engines[name], name, call.candidate_tokens), engine, call),
             body.templates,
             by_token=body.by_token,
             end=end_of(phrasing) if body.end else None,
@@ -140,9 +163,10 @@ async def rank(
     except EngineDeadError:
         engine.note_loss([name], call)
         raise
-    call.account.prompt += judged.prompt
-    call.account.cached += judged.prompt  # what was computed of it is in the scored tokens
-    ranking = play(judged.evidence, eta=body.eta, lam=body.lam, iterations=body.iterations)
+    # Both may take a second of this thread, and others wait for it.
+    ranking = await asyncio.to_thread(
+        play, judged.evidence, eta=body.eta, lam=body.lam, iterations=body.iterations
+    )
     count_candidates(body.method, call.report, len(distinct))
     results = _results(body, distinct, judged, ranking)
     return RankResponse(
@@ -152,7 +176,9 @@ async def rank(
         iterations=body.iterations,
         results=results,
         usage=_usage(body.candidates, distinct, judged, call),
-        policies=_policies(body, distinct, judged, results) if body.trajectory else None,
+        policies=await asyncio.to_thread(_policies, body, distinct, judged, results)
+        if body.trajectory
+        else None,
     )
 
 

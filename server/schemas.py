@@ -21,6 +21,7 @@ class Error(BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "The request is not valid, or this server cannot honour it."},
     401: {"model": Error, "description": "No API key, or a wrong one."},
+    403: {"model": Error, "description": "A server without API keys is asked under a name not its own."},
     404: {"model": Error, "description": "No such model or route."},
     405: {"model": Error, "description": "This route does not take that method."},
     413: {"model": Error, "description": "The body is too large."},

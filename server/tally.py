@@ -3,6 +3,7 @@
 from time import perf_counter
 
 from vllm.outputs import RequestOutput
+from vllm.v1.engine.output_processor import RequestState
 from vllm.v1.metrics.stats import RequestStateStats
 
 from server.call import Call
@@ -36,6 +37,7 @@ class Tally:
         self.paced_by_output = streamed and engine is not None
         self.acceptance = Acceptance()
         self.tokens = 0
+        self.states: list[RequestState] = []  # of the choices, where one engine runs the request
         self.settled = False
         self.begun = perf_counter()
         self.first: float | None = None
@@ -55,6 +57,10 @@ class Tally:
             self.first = now
         self.lasts[index] = now
 
+    def hold(self, states: list[RequestState]) -> None:
+        """Keep what the engine keeps of the choices: how far those came that were never delivered."""
+        self.states = states
+
     def add(self, output: RequestOutput) -> None:
         for choice in output.outputs:
             self.tokens += len(choice.token_ids)
@@ -64,6 +70,7 @@ class Tally:
                 self.acceptance.add(choice.spec_decode_metrics)
                 choice.spec_decode_metrics = None  # vLLM would add it to every answer, asked for or not
         if output.finished:  # the report is read before the generator is closed
+            self.states = []
             self._finish(output)
             self.settle()
 
@@ -91,7 +98,8 @@ class Tally:
         if self.settled:
             return
         self.settled = True
-        call, tokens = self.call, self.tokens
+        made = sum(state.detokenizer.num_output_tokens() for state in self.states if state.detokenizer)
+        call, tokens = self.call, max(self.tokens, made)
         call.account.completion += tokens
         for method in (call.decoding.sequence_method(), *call.decoding.engine_methods()):
             METRICS.decoded.labels(method.layer, method.method).inc(tokens)

@@ -1,5 +1,6 @@
 """Equilibrium ranking: answers on which the model agrees with itself as generator and as discriminator."""
 
+import asyncio
 from dataclasses import asdict
 from typing import ClassVar, Final, Literal
 
@@ -68,12 +69,17 @@ class Equilibrium(CandidateMethod):
             by_token=self.by_token,
             end=end_of(phrasing) if self.end else None,
         )
-        ranking = play(judged.evidence, eta=self.eta, lam=self.lam, iterations=self.iterations)
+        # Many rounds of many candidates take a second, in which the event loop is to serve others.
+        ranking = await asyncio.to_thread(
+            play, judged.evidence, eta=self.eta, lam=self.lam, iterations=self.iterations
+        )
         for y, candidate in enumerate(pool):
             candidate.scores = ranking.scores(y)
         order = ranking.order(self.ranking)
         if self.trajectory:
             ranked = [judged.evidence[y] for y in order]
-            policies = trajectory(ranked, eta=self.eta, lam=self.lam, iterations=self.iterations)
+            policies = await asyncio.to_thread(
+                trajectory, ranked, eta=self.eta, lam=self.lam, iterations=self.iterations
+            )
             desk.job.report.layer(self.layer)["policies"] = asdict(policies)
         return order

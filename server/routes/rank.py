@@ -36,9 +36,13 @@ async def _rank(body: RankRequest, request: Request, state: State) -> Response:
     request.state.call = call
     phrasing = phrasing_of(body.asking(), request, state.handlers.renderer)
     assert phrasing is not None
-    async with state.slots.hold():
-        ranking = await engine.aside(rank(body, call, phrasing, engine, model))
-    spend(ranking.usage.total_tokens)
+    ranking: RankResponse | None = None
+    try:
+        async with state.slots.hold():
+            ranking = await engine.aside(rank(body, call, phrasing, engine, model))
+    finally:  # the prompt has been paid for; of what broke off, all that was scored
+        scored = max(0, call.report.spent["scored"] - call.account.prompt)
+        spend(ranking.usage.completion_tokens if ranking is not None else scored)
     if call.decoding.report:
         ranking.decoding = call.report.layers
     return Response(ranking.model_dump_json(exclude_none=True), media_type="application/json")

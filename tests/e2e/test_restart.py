@@ -63,6 +63,17 @@ def check(outcomes: list[Outcome], engine: str) -> None:
     assert {"base", "small"} - {engine} <= kept, outcomes
 
 
+def ranking_is_answered_or_refused(server: Decant, lost: str) -> None:
+    """Candidates are scored by the base; without it a ranking ends like any other request that needs it."""
+    body = {"model": "demo", "prompt": "What is the capital of Tovand?", "candidates": ["Pesdal", "Vamburg"]}
+    answer = httpx.post(f"{server.url}/v1/rank", json=body, timeout=60)
+    if lost == "base":
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_restarting")
+        assert int(answer.headers["Retry-After"]) >= 1
+    else:
+        assert answer.status_code == 200, answer.text
+
+
 @pytest.fixture(scope="module")
 def restarting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decant]:
     log: Path = tmp_path_factory.mktemp("restarting") / "log"
@@ -94,6 +105,7 @@ def test_a_killed_engine_comes_back_while_the_other_serves(restarting: Decant, e
     assert refused.json()["error"]["code"] == "engine_restarting"
     assert int(refused.headers["Retry-After"]) >= 1
     assert ask(restarting, other).status_code == 200
+    ranking_is_answered_or_refused(restarting, lost=engine)
     assert metric(restarting, f'decant_engine_condition{{condition="restarting",engine="{engine}"}}') == 1
     wait_for(lambda: status(restarting, "/ready") == 200, BACK, "/ready again")
     assert time.monotonic() - killed < BACK

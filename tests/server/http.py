@@ -18,7 +18,7 @@ class Service:
 
     async def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         transport = httpx.ASGITransport(app=self.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://decant", timeout=120) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=120) as client:
             return await client.post(path, json=body)
 
     async def post_ok(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,37 @@ async def test_an_allowed_origin_asks_first_without_a_key_and_then_needs_one(eng
     assert "x-ratelimit-remaining-tokens" in got.headers["access-control-expose-headers"]
 
 
+HOSTS = ["localhost", "localhost:8000", "LOCALHOST.", "a.localhost:1", "127.0.0.1:8000", "[::1]:8000"]
+STRANGERS = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"]
+STRANGERS += ["[::1].evil", ""]
+
+
+@pytest.mark.parametrize("host", HOSTS + STRANGERS)
+async def test_a_server_without_keys_answers_under_its_own_names_only(
+    engine: DecodingEngine, host: str
+) -> None:
+    """A page whose name was made to resolve to this machine is of the same origin (DNS rebinding)."""
+    for listed in ([], [host.partition(":")[0]] if host.startswith("evil") else []):
+        settings = ServeSettings(model=None, allowed_hosts=listed)
+        http = client(build_app(engine, settings, EngineMetrics()))
+        body = {"model": "demo", "prompt": "a", "max_tokens": 1}
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        for answer in (
+            await http.get("/v1/models", headers=headers),
+            await http.post("/v1/completions", headers=headers, json=body),
+        ):
+            assert answer.status_code == (200 if host in HOSTS or listed else 403), answer.text
+            if answer.status_code == 403:
+                assert answer.json()["error"]["code"] == "unknown_host"
+                assert "evil" not in answer.text
+
+
+async def test_two_hosts_are_none(engine: DecodingEngine) -> None:
+    http = client(build_app(engine, ServeSettings(model=None), EngineMetrics()))
+    answer = await http.get("/v1/models", headers=[("Host", "localhost"), ("Host", "evil.example")])
+    assert answer.status_code == 403
+
+
 @pytest.mark.parametrize(
     "origin",
     ["https://chat.example.org.evil", "http://chat.example.org", "https://chat.example.org:444", "null"],

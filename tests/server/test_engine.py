@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Literal
 
+import httpx
 import pytest
 from vllm.engine.protocol import EngineClient
 from vllm.exceptions import VLLMValidationError
@@ -15,8 +16,11 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from decoders.method import Chunk, Job, SequenceMethod
 from decoders.request import DecodingRequest, decoding_model
 from decoders.sequence.plain import Plain
+from server.app import build_app
 from server.call import Call
+from server.config import ServeSettings
 from server.engine import DecodingEngine
+from server.metrics import EngineMetrics
 from server.requests import CALL
 
 FINAL = RequestOutputKind.FINAL_ONLY
@@ -221,6 +225,16 @@ async def test_a_prompt_over_the_limit_is_refused(engine: DecodingEngine) -> Non
     bounded = DecodingEngine(engine.engines, engine.deployment, prompt_tokens=3)
     with pytest.raises(VLLMValidationError, match="at most 3"):
         await Run(bounded, PLAIN)()
+
+
+async def test_a_question_over_the_limit_is_not_ranked(engine: DecodingEngine) -> None:
+    bounded = DecodingEngine(engine.engines, engine.deployment, prompt_tokens=3)
+    app = build_app(bounded, ServeSettings(model=None), EngineMetrics())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        body = {"model": "demo", "prompt": "What is the capital of Tovand?", "candidates": ["a", "b"]}
+        response = await client.post("/v1/rank", json=body)
+    assert response.status_code == 400
+    assert "at most 3" in response.json()["error"]["message"]
 
 
 async def test_a_priority_nobody_would_honour_is_refused(engine: DecodingEngine) -> None:

@@ -87,7 +87,7 @@ def service(engine: DecodingEngine) -> Service:
 
 async def send(engine: DecodingEngine, path: str, body: bytes) -> httpx.Response:
     transport = httpx.ASGITransport(app=service(engine).app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://x", timeout=60) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
         return await client.post(path, content=body, headers={"Content-Type": "application/json"})
 
 

@@ -10,25 +10,30 @@ import uvicorn
 
 from server.lifecycle import Server
 from server.limits import ConnectionSettings
-from server.protocol import MAX_HEADER, BoundedProtocol
+from server.protocol import MAX_HEADER, MAX_PIPELINED, BoundedProtocol
 
 Answer = Callable[[bytes], Any]
 
 
 class App:
-    """Answers at once, except `/long`, which waits until its client has left, and `/endless`."""
+    """Answers at once (`/` once the body is there, `/later` a second later), but `/long`, which waits until
+    its client has left, and `/endless`."""
 
     def __init__(self) -> None:
         self.left = asyncio.Event()
         self.bodies: list[bytes] = []
+        self.headers: list[bytes] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         while message.get("more_body") and scope["path"] == "/":
             message = await receive()
+        if scope["path"] == "/later":
+            await asyncio.sleep(1)
         if message["type"] == "http.disconnect":
             return
         self.bodies.append(message.get("body", b""))
+        self.headers += [name for name, _ in scope["headers"]]
         if scope["path"] == "/long":
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -111,6 +116,65 @@ async def test_a_client_that_leaves_is_noticed_behind_a_pipelined_request(served
     writer.close()
     await asyncio.wait_for(app.left.wait(), 5)
     assert len(app.bodies) == 1
+
+
+CHUNKED = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", [b"/", b"/early"])  # `/early` has its answer before the body is there
+async def test_trailers_without_end_are_cut_off(served: tuple[App, int], path: bytes) -> None:
+    pieces = [CHUNKED % path, b"3\r\nabc\r\n0\r\nX: "] + [b"a" * 16384] * 3
+    answer = await ends(served[1], *pieces)
+    assert answer.startswith(b"HTTP/1.1 431 " if path == b"/" else b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+async def test_trailers_are_not_taken_for_headers(served: tuple[App, int]) -> None:
+    trailers = b"0\r\nAuthorization: Bearer key\r\n\r\n"
+    answer = await exchange(served[1], CHUNKED % b"/" + b"3\r\nabc\r\n" + trailers)
+    assert answer.endswith(b"ok")
+    assert served[0].headers == [b"host", b"transfer-encoding"]
+
+
+async def test_a_long_body_of_small_chunks_passes(served: tuple[App, int]) -> None:
+    chunks = [b"1\r\na\r\n" * 4096] * 12
+    answer = await exchange(served[1], CHUNKED % b"/", *chunks, b"0\r\n\r\n")
+    assert answer.endswith(b"ok")
+
+
+async def test_requests_that_come_in_pieces_behind_each_other_pass(served: tuple[App, int]) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n"
+    whole = head + b"a" * 40000
+    first, second = whole[:20], whole[20:] + whole[:20]
+    answer = await exchange(served[1], first, second, whole[20:])
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def test_more_pipelined_requests_than_may_wait_end_the_connection(served: tuple[App, int]) -> None:
+    answer = await ends(served[1], b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 10 * MAX_PIPELINED)
+    assert answer.count(b"HTTP/1.1 200 OK") == MAX_PIPELINED + 1  # one is answered while the others wait
+    assert b"HTTP/1.1 4" not in answer
+    assert answer.count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"garbage\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\n\r\n",
+        CHUNKED % b"/" + b"no number\r\n",
+        b"GET / HTTP/1.1\r\nX: ",
+    ],
+    ids=["no HTTP", "no address", "a bad body", "an endless header"],
+)
+async def test_what_comes_behind_a_request_does_not_spoil_its_answer(
+    served: tuple[App, int], behind: bytes
+) -> None:
+    endless = [b"a" * 16384] * 4 if behind.endswith(b"X: ") else []
+    answer = await ends(served[1], b"GET /later HTTP/1.1\r\nHost: x\r\n\r\n" + behind, *endless)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert len(served[0].bodies) == 1
 
 
 # ---- deadlines and caps --------------------------------------------------------------------------------

@@ -200,3 +200,62 @@ async def test_requests_at_once_are_counted_until_their_streams_end(engine: Deco
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert (await running).status_code == 200
     assert (await http.post("/v1/completions", json=TEXT)).status_code == 200
+
+
+async def test_who_leaves_before_the_answer_pays_for_what_was_made_of_it(engine: DecodingEngine) -> None:
+    body = {**TEXT, "prompt": ["The capital of", "One two"], "n": 2, "max_tokens": 900}
+    before, states = booked("lab"), engine.base.output_processor.request_states
+    asking = asyncio.create_task(client(engine).post("/v1/completions", json=body))
+
+    def made() -> int:
+        return min((one.detokenizer.num_output_tokens() for one in states.values()), default=0)
+
+    while len(states) != 4 or made() < 20:  # noqa: ASYNC110 (the engine sets no event)
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    while engine.active:  # noqa: ASYNC110 (vLLM closes what it merges a moment later)
+        await asyncio.sleep(0.01)
+    assert not states
+    assert 4 * 20 < booked("lab") - before < 4 * 900
+
+
+async def test_who_leaves_a_ranking_pays_for_its_prompt(engine: DecodingEngine) -> None:
+    question = "What is the capital of Tovand? " * 4
+    body = {"model": "demo", "prompt": question, "candidates": ["Pesdal", "Vamburg"]}
+    usage = (await client(engine).post("/v1/rank", json=body)).json()["usage"]
+    before, states = booked("lab"), engine.base.output_processor.request_states
+    asking = asyncio.create_task(client(engine).post("/v1/rank", json=body))
+    while not states:  # noqa: ASYNC110 (the engine sets no event)
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    most = usage["computed_tokens"] + usage["prompt_tokens"]
+    assert usage["prompt_tokens"] <= booked("lab") - before <= most
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prompts_of_one_request_are_paid_for_together(engine: DecodingEngine, stream: bool) -> None:
+    """A request that its key cannot pay for takes nothing of the allowance, and comes through in time."""
+    http = client(engine, key_limits={"tokens_per_minute": 600})
+    body = {**TEXT, "prompt": ["The capital of Tovand is"] * 40, "max_tokens": 1, "stream": stream}
+    first = await http.post("/v1/completions", json=body)
+    assert first.status_code == 200
+    left = int(first.headers["x-ratelimit-remaining-tokens"])
+    assert left > 100, "the next request could begin"
+    before = booked("lab")
+    refused = await http.post("/v1/completions", json={**body, "prompt": body["prompt"] * 3})
+    assert refused.status_code == 429, refused.text
+    assert booked("lab") == before
+    assert not engine.base.output_processor.request_states
+
+
+async def test_a_ranking_is_refused_before_it_is_scored(engine: DecodingEngine) -> None:
+    body = {"model": "demo", "prompt": "What is 1 + 1? " * 10, "candidates": ["2", "3"]}
+    http = client(engine, key_limits={"tokens_per_minute": 60})
+    assert (await http.post("/v1/rank", json=body)).status_code == 200
+    before = booked("lab")
+    refused = await http.post("/v1/rank", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert booked("lab") == before

@@ -47,7 +47,15 @@ export class Answer {
     if (trace) this.tokens.traced(trace);
     this.#figures();
     this.#tools();
-    if (this.decoding) this.after.replaceChildren(h("details", { class: "happened", open: true }, h("summary", {}, "What happened"), report(this.decoding)));
+    if (this.decoding)
+      this.after.replaceChildren(
+        h(
+          "details",
+          { class: "happened", open: true },
+          h("summary", {}, "What happened"),
+          report(this.decoding),
+        ),
+      );
   }
 
   stopped() {
@@ -81,9 +89,20 @@ export class Answer {
     this.tokens.colour(chosen);
     if (names.length < 2) return;
     const buttons = names.map((name) =>
-      h("button", { type: "button", "data-colour": name, "aria-pressed": String(name === chosen), click: () => this.#colour(name) }, COLOURINGS[name]),
+      h(
+        "button",
+        {
+          type: "button",
+          "data-colour": name,
+          "aria-pressed": String(name === chosen),
+          click: () => this.#colour(name),
+        },
+        COLOURINGS[name],
+      ),
     );
-    this.tools.replaceChildren(h("div", { class: "segmented", role: "group", "aria-label": "Colour tokens" }, ...buttons));
+    this.tools.replaceChildren(
+      h("div", { class: "segmented", role: "group", "aria-label": "Colour tokens" }, ...buttons),
+    );
   }
 
   #colour(name) {

@@ -30,7 +30,8 @@ async function load() {
     if (!(error instanceof ApiError)) throw error;
     if (own !== loads) return;
     document.documentElement.dataset.ready = "false";
-    status.textContent = error.status === 401 ? "This server asks for an API key: give it above." : error.message;
+    status.textContent =
+      error.status === 401 ? "This server asks for an API key: give it above." : error.message;
     if (error.status === 401) {
       element("key").setAttribute("aria-invalid", "true");
       element("key").focus();
@@ -86,7 +87,10 @@ function theme() {
 // A phone has no room for settings and answers at once: the settings come closed.
 const narrow = matchMedia("(max-width: 720px)");
 document.addEventListener("running", () => {
-  if (narrow.matches) document.querySelectorAll("#chat .settings").forEach((one) => (one.open = one.querySelector(".error:not([hidden])") !== null));
+  if (narrow.matches)
+    document
+      .querySelectorAll("#chat .settings")
+      .forEach((one) => (one.open = one.querySelector(".error:not([hidden])") !== null));
 });
 
 keys();

@@ -15,10 +15,21 @@ export function candidates(rows, rule) {
     h(
       "tr",
       { class: index ? null : "chosen", "data-candidate": one.sample ?? one.index },
-      h("td", { class: "rank" }, h("span", { class: `dot series-${index % SERIES}`, "aria-hidden": "true" }), String(index + 1)),
+      h(
+        "td",
+        { class: "rank" },
+        h("span", { class: `dot series-${index % SERIES}`, "aria-hidden": "true" }),
+        String(index + 1),
+      ),
       h("th", { scope: "row", class: "text" }, one.text, note(one)),
       ...names.map((name) =>
-        h("td", { "data-score": name }, name in one.scores ? bar(shareOf(one.scores[name], range[name]), short(one.scores[name]), name === rule ? "by" : "") : "–"),
+        h(
+          "td",
+          { "data-score": name },
+          name in one.scores
+            ? bar(shareOf(one.scores[name], range[name]), short(one.scores[name]), name === rule ? "by" : "")
+            : "–",
+        ),
       ),
     ),
   );
@@ -29,7 +40,17 @@ export function candidates(rows, rule) {
       "table",
       { class: "scores" },
       h("caption", {}, "Candidates, best first"),
-      h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text || h("span", { class: "hidden-visually" }, "place"))))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ...head.map((text) =>
+            h("th", { scope: "col" }, text || h("span", { class: "hidden-visually" }, "place")),
+          ),
+        ),
+      ),
       h("tbody", {}, ...body),
     ),
   );
@@ -90,8 +111,23 @@ export function set(layer) {
     h(
       "table",
       { class: "scores" },
-      h("caption", {}, `The set: ${layer.set.length} of ${layer.samples.length} samples looked at${layer.complete ? "" : ", not complete"}`),
-      h("thead", {}, h("tr", {}, ...["", "sample", "quality"].map((text) => h("th", { scope: "col" }, text || h("span", { class: "hidden-visually" }, "kept"))))),
+      h(
+        "caption",
+        {},
+        `The set: ${layer.set.length} of ${layer.samples.length} samples looked at`,
+        layer.complete ? "" : ", not complete",
+      ),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ...["", "sample", "quality"].map((text) =>
+            h("th", { scope: "col" }, text || h("span", { class: "hidden-visually" }, "kept")),
+          ),
+        ),
+      ),
       h("tbody", {}, ...rows),
     ),
   );

@@ -10,7 +10,12 @@ const PAD = { left: 44, right: 12, top: 10, bottom: 30 };
 export function bar(share, label, kind = "") {
   const fill = h("span", { class: `fill ${kind}` });
   fill.style.setProperty("--share", `${Math.max(0, Math.min(1, share)) * 100}%`);
-  return h("span", { class: "bar" }, h("span", { class: "track" }, fill), h("span", { class: "value" }, label));
+  return h(
+    "span",
+    { class: "bar" },
+    h("span", { class: "track" }, fill),
+    h("span", { class: "value" }, label),
+  );
 }
 
 /** One bar of several parts: [{name, value, kind}]. */
@@ -31,41 +36,78 @@ export function parts(given, unit) {
       ` ${unit} (${Math.round((one.value / total) * 100)}%)`,
     ),
   );
-  return h("div", { class: "parts" }, h("div", { class: "stack", "aria-hidden": "true" }, ...pieces), h("ul", { class: "legend" }, ...legend));
+  return h(
+    "div",
+    { class: "parts" },
+    h("div", { class: "stack", "aria-hidden": "true" }, ...pieces),
+    h("ul", { class: "legend" }, ...legend),
+  );
 }
 
 /**
  * A line plot. lines: [{name, points: [[x, y]], kind}]; bands: [{from, to, kind}] behind them; rules: heights
  * to mark, [{at, name}]. `log` spaces x by its logarithm, 0 standing left of 1.
  */
-export function plot({ title, lines, bands = [], rules = [], log = false, low = 0, high = null, x = "", y = "" }) {
+export function plot({
+  title,
+  lines,
+  bands = [],
+  rules = [],
+  log = false,
+  low = 0,
+  high = null,
+  x = "",
+  y = "",
+}) {
   const width = Math.max(260, Math.min(WIDEST, window.innerWidth - 60));
   const all = lines.flatMap((line) => line.points);
   const across = log ? (value) => (value <= 0 ? -0.35 : Math.log10(value)) : (value) => value;
   const xs = all.map(([value]) => across(value));
   const [left, right] = [Math.min(...xs), Math.max(...xs)];
   const top = high ?? Math.max(...all.map(([, value]) => value), ...rules.map((one) => one.at)) * 1.06;
-  const px = (value) => PAD.left + ((across(value) - left) / (right - left || 1)) * (width - PAD.left - PAD.right);
-  const py = (value) => HEIGHT - PAD.bottom - ((value - low) / (top - low || 1)) * (HEIGHT - PAD.top - PAD.bottom);
+  const px = (value) =>
+    PAD.left + ((across(value) - left) / (right - left || 1)) * (width - PAD.left - PAD.right);
+  const py = (value) =>
+    HEIGHT - PAD.bottom - ((value - low) / (top - low || 1)) * (HEIGHT - PAD.top - PAD.bottom);
   const ticks = log ? [0, ...decades(all)] : spread(left, right);
   const drawing = s(
     "svg",
     { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": title, class: "plot" },
     ...bands.map((band) =>
-      s("rect", { class: `band ${band.kind}`, x: px(band.from), y: PAD.top, width: Math.max(0, px(band.to) - px(band.from)), height: HEIGHT - PAD.top - PAD.bottom }),
+      s("rect", {
+        class: `band ${band.kind}`,
+        x: px(band.from),
+        y: PAD.top,
+        width: Math.max(0, px(band.to) - px(band.from)),
+        height: HEIGHT - PAD.top - PAD.bottom,
+      }),
     ),
     ...spread(low, top).flatMap((value) => [
       s("line", { class: "grid", x1: PAD.left, x2: width - PAD.right, y1: py(value), y2: py(value) }),
       s("text", { class: "tick", x: PAD.left - 6, y: py(value) + 4, "text-anchor": "end" }, short(value)),
     ]),
     ...ticks.map((value) =>
-      s("text", { class: "tick", x: px(value), y: HEIGHT - PAD.bottom + 15, "text-anchor": "middle" }, short(value)),
+      s(
+        "text",
+        { class: "tick", x: px(value), y: HEIGHT - PAD.bottom + 15, "text-anchor": "middle" },
+        short(value),
+      ),
     ),
     ...rules.flatMap((one) => [
       s("line", { class: "rule", x1: PAD.left, x2: width - PAD.right, y1: py(one.at), y2: py(one.at) }),
       s("text", { class: "tick", x: width - PAD.right, y: py(one.at) - 4, "text-anchor": "end" }, one.name),
     ]),
-    ...lines.map((line) => s("polyline", { class: `line ${line.kind}`, "data-line": line.name, points: line.points.map(([a, b]) => `${px(a).toFixed(1)},${py(b).toFixed(1)}`).join(" ") }, s("title", {}, line.name))),
+    ...lines.map((line) =>
+      s(
+        "polyline",
+        {
+          class: `line ${line.kind}`,
+          "data-line": line.name,
+          points: line.points.map(([a, b]) => `${px(a).toFixed(1)},${py(b).toFixed(1)}`).join(" "),
+        },
+        s("title", {}, line.name),
+      ),
+    ),
     s("text", { class: "tick axis", x: width - PAD.right, y: HEIGHT - 2, "text-anchor": "end" }, x),
     s("text", { class: "tick axis", x: 4, y: HEIGHT - 2, "text-anchor": "start" }, y),
   );
@@ -84,5 +126,7 @@ function spread(low, high) {
   const step = [1, 2, 2.5, 5, 10].map((one) => one * size).find((one) => one >= raw);
   const first = Math.ceil(low / step);
   const count = Math.floor(high / step + 1e-9) - first + 1;
-  return Array.from({ length: Math.max(0, count) }, (_, index) => Number(((first + index) * step).toPrecision(6)));
+  return Array.from({ length: Math.max(0, count) }, (_, index) =>
+    Number(((first + index) * step).toPrecision(6)),
+  );
 }

@@ -50,7 +50,8 @@ export class Chat {
 
   #arrange() {
     if (!this.facts) return;
-    if (this.compare.checked && this.shown.length === 1) this.shown.push(new Pane("B", this.facts, this.shown[0]));
+    if (this.compare.checked && this.shown.length === 1)
+      this.shown.push(new Pane("B", this.facts, this.shown[0]));
     if (!this.compare.checked) this.shown.splice(1).forEach((pane) => pane.stop());
     this.panes.dataset.count = String(this.shown.length);
     const stale = [...this.panes.children].filter((node) => !this.shown.some((pane) => pane.node === node));

@@ -2,7 +2,17 @@
 
 import { copy, h } from "./dom.js";
 
-const OPENAI = new Set(["model", "messages", "temperature", "max_tokens", "seed", "stream", "stream_options", "logprobs", "top_logprobs"]);
+const OPENAI = new Set([
+  "model",
+  "messages",
+  "temperature",
+  "max_tokens",
+  "seed",
+  "stream",
+  "stream_options",
+  "logprobs",
+  "top_logprobs",
+]);
 
 const base = () => new URL(".", document.baseURI).href.replace(/\/$/, "");
 
@@ -38,7 +48,7 @@ export function python(body) {
         "for event in answer:",
         "    for choice in event.choices:",
         '        print(choice.delta.content or "", end="", flush=True)',
-        "    if (event.model_extra or {}).get(\"decoding\"):",
+        '    if (event.model_extra or {}).get("decoding"):',
         '        print("\\n", event.model_extra["decoding"])',
       ]
     : [")", "print(answer)"];
@@ -86,13 +96,27 @@ export function panel(make) {
       button.textContent = "Copied";
       setTimeout(() => (button.textContent = "Copy"), 1500);
     });
-    return { name, text, node: h("div", { class: "code-block" }, h("div", { class: "code-head" }, h("span", {}, name === "curl" ? "curl" : "Python"), button), text) };
+    return {
+      name,
+      text,
+      node: h(
+        "div",
+        { class: "code-block" },
+        h("div", { class: "code-head" }, h("span", {}, name === "curl" ? "curl" : "Python"), button),
+        text,
+      ),
+    };
   });
   const refresh = () => {
     const made = make();
     for (const block of blocks) block.text.textContent = made[block.name];
   };
-  const node = h("details", { class: "as-code" }, h("summary", {}, "The request as code"), ...blocks.map((one) => one.node));
+  const node = h(
+    "details",
+    { class: "as-code" },
+    h("summary", {}, "The request as code"),
+    ...blocks.map((one) => one.node),
+  );
   node.addEventListener("toggle", refresh);
   return { node, refresh: () => node.open && refresh() };
 }

@@ -23,7 +23,9 @@ export function choices(values, fallback, open) {
 export function text(schema, fallback) {
   const long = (schema.maxLength ?? 0) >= LONG;
   const attributes = { id: unique("in"), value: fallback ?? "", autocomplete: "off", spellcheck: "false" };
-  const input = long ? h("textarea", { ...attributes, rows: 2 }) : h("input", { ...attributes, type: "text" });
+  const input = long
+    ? h("textarea", { ...attributes, rows: 2 })
+    : h("input", { ...attributes, type: "text" });
   let touched = Boolean(fallback);
   input.addEventListener("input", () => (touched = true));
   // An empty text is a value where it was written, and left out where nobody touched it.
@@ -67,13 +69,21 @@ export function list(inner, names, fallback, label) {
       { class: "boxes", role: "group", tabindex: "-1", "aria-labelledby": labels },
       ...boxes.map(([name, one]) => h("span", {}, one, h("label", { for: one.id }, name))),
     );
-    return { node, focus: node, labels, get: () => boxes.filter(([, one]) => one.checked).map(([name]) => name) };
+    return {
+      node,
+      focus: node,
+      labels,
+      get: () => boxes.filter(([, one]) => one.checked).map(([name]) => name),
+    };
   }
   const written = (fallback ?? []).join(", ");
   const input = h("input", { type: "text", id: unique("in"), value: written, "aria-label": label });
   const parse = (part) => (inner.type === "string" || Number.isNaN(Number(part)) ? part : Number(part));
   const get = () => {
-    const parts = input.value.split(",").map((part) => part.trim()).filter(Boolean);
+    const parts = input.value
+      .split(",")
+      .map((part) => part.trim())
+      .filter(Boolean);
     return parts.length ? parts.map(parse) : undefined;
   };
   return { node: input, focus: input, get };
@@ -110,7 +120,11 @@ function rows(inner) {
   const body = h("div", { class: "rows" });
   const add = () => {
     const name = h("input", { type: "text", "aria-label": "name" });
-    const value = h("input", { type: inner.type === "string" ? "text" : "number", step: "any", "aria-label": "value" });
+    const value = h("input", {
+      type: inner.type === "string" ? "text" : "number",
+      step: "any",
+      "aria-label": "value",
+    });
     const remove = h("button", { type: "button", class: "quiet", click: () => row.remove() }, "Remove");
     const row = h("div", { class: "row" }, name, value, remove);
     body.append(row);

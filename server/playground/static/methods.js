@@ -46,7 +46,9 @@ export class Methods {
       { id: unique(layer), "data-layer": layer },
       none,
       ...offered.map((one) => h("option", { value: one.method }, one.method)),
-      ...refused.map((one) => h("option", { value: one.method, disabled: true }, `${one.method} (not offered)`)),
+      ...refused.map((one) =>
+        h("option", { value: one.method, disabled: true }, `${one.method} (not offered)`),
+      ),
     );
     const hintId = unique("hint");
     const slot = this.places.slot(`decoding.${layer}.method`, select, hintId);

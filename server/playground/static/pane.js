@@ -16,7 +16,11 @@ const SAMPLING = {
     temperature: { type: "number", description: "0 is greedy; empty: the model's own", minimum: 0 },
     max_tokens: { type: "integer", description: "longest answer, in tokens", minimum: 1 },
     seed: { type: "integer", description: "the same seed, the same answer" },
-    top_logprobs: { type: "integer", description: "likeliest tokens to show at each; empty: none", minimum: 0 },
+    top_logprobs: {
+      type: "integer",
+      description: "likeliest tokens to show at each; empty: none",
+      minimum: 0,
+    },
   },
 };
 const INITIAL = { temperature: 0.7, max_tokens: 256, top_logprobs: 5 };
@@ -34,7 +38,12 @@ export class Pane {
       return { curl: curl(PATH, body), python: python(body) };
     });
     this.methods = new Methods(facts.listed, this.places);
-    this.log = h("div", { class: "log", role: "log", "aria-live": "polite", "aria-label": `Conversation ${name}` });
+    this.log = h("div", {
+      class: "log",
+      role: "log",
+      "aria-live": "polite",
+      "aria-label": `Conversation ${name}`,
+    });
     this.alert = h("p", { class: "alert", role: "alert", hidden: true });
     this.settings = this.#settings(like);
     const title = h("h2", { class: "pane-title" }, `Setting ${name}`);
@@ -72,14 +81,27 @@ export class Pane {
     const { top_logprobs, ...sampling } = this.sampling.get();
     const tokens = top_logprobs ? { logprobs: true, top_logprobs } : {};
     const decoding = { ...this.methods.get(), report: true };
-    return { model: this.model.value, messages, ...sampling, ...tokens, stream: true, stream_options: { include_usage: true }, decoding };
+    return {
+      model: this.model.value,
+      messages,
+      ...sampling,
+      ...tokens,
+      stream: true,
+      stream_options: { include_usage: true },
+      decoding,
+    };
   }
 
   /** Asks; true if it was answered, or stopped. */
   async run(text) {
     this.stop();
     const turn = { text, answer: new Answer(this.#label(), this) };
-    turn.node = h("article", { class: "turn" }, h("p", { class: "said", tabindex: text.length > LONG ? "0" : null }, text), turn.answer.node);
+    turn.node = h(
+      "article",
+      { class: "turn" },
+      h("p", { class: "said", tabindex: text.length > LONG ? "0" : null }, text),
+      turn.answer.node,
+    );
     this.turns.push(turn);
     this.log.append(turn.node);
     turn.node.scrollIntoView({ block: "start" });
@@ -107,7 +129,8 @@ export class Pane {
     this.node.dispatchEvent(new CustomEvent("running", { bubbles: true }));
     try {
       answer.begin();
-      for await (const event of stream(PATH, this.body(this.#messages()), controller.signal)) answer.take(event);
+      for await (const event of stream(PATH, this.body(this.#messages()), controller.signal))
+        answer.take(event);
       answer.finish();
       return true;
     } catch (error) {
@@ -142,7 +165,8 @@ export class Pane {
     const messages = this.system.value.trim() ? [{ role: "system", content: this.system.value }] : [];
     this.turns.forEach((turn, index) => {
       messages.push({ role: "user", content: turn.text });
-      if (next !== null || index < this.turns.length - 1) messages.push({ role: "assistant", content: turn.answer.tokens.string });
+      if (next !== null || index < this.turns.length - 1)
+        messages.push({ role: "assistant", content: turn.answer.tokens.string });
     });
     if (next !== null) messages.push({ role: "user", content: next });
     return messages;
@@ -168,11 +192,29 @@ export class Pane {
     const form = h(
       "form",
       { class: "form", submit: (event) => event.preventDefault() },
-      h("div", { class: "field" }, h("label", { for: this.model.id }, "model"), this.model, this.about, this.places.slot("model", this.model, this.about.id)),
-      h("div", { class: "field" }, h("label", { for: this.system.id }, "system prompt"), this.system, this.places.slot("messages", this.system)),
+      h(
+        "div",
+        { class: "field" },
+        h("label", { for: this.model.id }, "model"),
+        this.model,
+        this.about,
+        this.places.slot("model", this.model, this.about.id),
+      ),
+      h(
+        "div",
+        { class: "field" },
+        h("label", { for: this.system.id }, "system prompt"),
+        this.system,
+        this.places.slot("messages", this.system),
+      ),
       h("div", { class: "sampling" }, ...this.sampling.nodes),
       this.methods.node,
-      h("div", { class: "field check" }, this.live, h("label", { for: this.live.id }, "ask anew while guide weights are moved")),
+      h(
+        "div",
+        { class: "field check" },
+        this.live,
+        h("label", { for: this.live.id }, "ask anew while guide weights are moved"),
+      ),
     );
     this.#chosen();
     return form;

@@ -34,14 +34,24 @@ function sequence(layer) {
   const nodes = [];
   const engines = Object.keys(layer.tokens ?? {}).sort();
   if (engines.length > 1) {
-    const given = engines.map((name) => ({ name, value: layer.tokens[name], kind: engineClass(engines, name) }));
+    const given = engines.map((name) => ({
+      name,
+      value: layer.tokens[name],
+      kind: engineClass(engines, name),
+    }));
     nodes.push(parts(given, "tokens"));
   }
   for (const trace of layer.traces ?? []) nodes.push(entropies(layer, trace));
   if (layer.speculative) nodes.push(drafts(layer.speculative));
   if (layer.samples) nodes.push(set(layer));
   if (layer.candidates) nodes.push(candidates(layer.candidates, layer.ranking));
-  if (layer.policies) nodes.push(...policies(layer.policies, layer.candidates.map((one) => one.answer ?? one.text)));
+  if (layer.policies)
+    nodes.push(
+      ...policies(
+        layer.policies,
+        layer.candidates.map((one) => one.answer ?? one.text),
+      ),
+    );
   return nodes;
 }
 
@@ -58,7 +68,9 @@ function entropies(layer, trace) {
   if (!points.length) return null;
   return plot({
     title: `Entropy by token${trace.choice ? `, choice ${trace.choice + 1}` : ""}`,
-    lines: [{ name: "entropy", kind: "series-0", points: [[0, points[0][1]], ...points, [at, points.at(-1)[1]]] }],
+    lines: [
+      { name: "entropy", kind: "series-0", points: [[0, points[0][1]], ...points, [at, points.at(-1)[1]]] },
+    ],
     bands,
     rules: [{ at: layer.threshold, name: `threshold ${short(layer.threshold)}` }],
     x: "token",
@@ -70,9 +82,15 @@ function drafts(said) {
   const rows = said.drafted_per_position.map((drafted, index) => {
     const accepted = said.accepted_per_position[index];
     const share = drafted ? accepted / drafted : 0;
-    return h("tr", {}, h("th", { scope: "row" }, `position ${index + 1}`), h("td", {}, bar(share, `${accepted} of ${drafted}`)));
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, `position ${index + 1}`),
+      h("td", {}, bar(share, `${accepted} of ${drafted}`)),
+    );
   });
-  const summary = `${said.accepted_tokens} of ${said.drafted_tokens} drafted tokens accepted, ${short(said.tokens_per_step)} tokens a step`;
+  const accepted = `${said.accepted_tokens} of ${said.drafted_tokens} drafted tokens accepted`;
+  const summary = `${accepted}, ${short(said.tokens_per_step)} tokens a step`;
   return h(
     "div",
     { class: "drafts" },
@@ -102,7 +120,9 @@ function cache(layer) {
 
 /** Everything else that the layer says, as it says it. */
 function facts(layer) {
-  const shown = Object.entries(layer).filter(([name]) => name !== "method" && !DRAWN.includes(name) && name !== "warning");
+  const shown = Object.entries(layer).filter(
+    ([name]) => name !== "method" && !DRAWN.includes(name) && name !== "warning",
+  );
   if (layer.tokens !== undefined) shown.unshift(["tokens", layer.tokens]);
   const rows = shown.flatMap(([name, value]) => {
     const text = typeof value === "object" && value !== null ? compact(value) : short(value);
@@ -112,7 +132,10 @@ function facts(layer) {
 }
 
 function compact(value) {
-  if (Array.isArray(value)) return value.map((one) => (typeof one === "object" ? JSON.stringify(one) : short(one))).join(", ") || "none";
+  if (Array.isArray(value))
+    return (
+      value.map((one) => (typeof one === "object" ? JSON.stringify(one) : short(one))).join(", ") || "none"
+    );
   return Object.entries(value)
     .map(([name, one]) => `${name} ${typeof one === "object" ? JSON.stringify(one) : short(one)}`)
     .join(", ");

@@ -17,7 +17,12 @@ export class Tokens {
   constructor() {
     this.rows = [];
     this.colouring = "none";
-    this.text = h("div", { class: "tokens", tabindex: "0", role: "group", "aria-label": "Answer, token by token" });
+    this.text = h("div", {
+      class: "tokens",
+      tabindex: "0",
+      role: "group",
+      "aria-label": "Answer, token by token",
+    });
     this.detail = h("p", { class: "token-detail", hidden: true });
     this.legend = h("ul", { class: "legend", hidden: true });
     this.decoder = new TextDecoder();
@@ -40,7 +45,12 @@ export class Tokens {
     const whole = written.join("") === text;
     logprobs.forEach((one, index) => {
       const bits = -one.logprob / BITS;
-      this.#append({ text: whole ? written[index] : index ? "" : text, token: one.token, bits, top: one.top_logprobs });
+      this.#append({
+        text: whole ? written[index] : index ? "" : text,
+        token: one.token,
+        bits,
+        top: one.top_logprobs,
+      });
     });
   }
 
@@ -67,7 +77,12 @@ export class Tokens {
 
   /** The colourings that there is something to see by. */
   colourings() {
-    const known = { none: true, engine: this.engines, entropy: this.trace, surprise: this.rows.some((row) => row.bits !== undefined) };
+    const known = {
+      none: true,
+      engine: this.engines,
+      entropy: this.trace,
+      surprise: this.rows.some((row) => row.bits !== undefined),
+    };
     return Object.keys(COLOURINGS).filter((name) => known[name]);
   }
 
@@ -88,21 +103,39 @@ export class Tokens {
   }
 
   #shade(row) {
-    const value = this.colouring === "entropy" ? row.entropy : this.colouring === "surprise" ? row.bits : undefined;
-    row.node.classList.remove("level-0", "level-1", "level-2", "level-3", "level-4", "engine-0", "engine-1", "engine-2");
+    const value =
+      this.colouring === "entropy" ? row.entropy : this.colouring === "surprise" ? row.bits : undefined;
+    row.node.classList.remove(
+      "level-0",
+      "level-1",
+      "level-2",
+      "level-3",
+      "level-4",
+      "engine-0",
+      "engine-1",
+      "engine-2",
+    );
     if (value !== undefined) row.node.classList.add(`level-${levelOf(value)}`);
-    if (this.colouring === "engine" && row.engine) row.node.classList.add(engineClass(this.engines, row.engine));
+    if (this.colouring === "engine" && row.engine)
+      row.node.classList.add(engineClass(this.engines, row.engine));
   }
 
   #legend(by) {
     if (by === "engine") {
       return this.engines.map((name) => {
         const count = this.rows.filter((row) => row.engine === name).length;
-        return h("li", {}, h("span", { class: `swatch ${engineClass(this.engines, name)}` }), `${name}: ${count} tokens`);
+        return h(
+          "li",
+          {},
+          h("span", { class: `swatch ${engineClass(this.engines, name)}` }),
+          `${name}: ${count} tokens`,
+        );
       });
     }
     const what = by === "entropy" ? "entropy of the model that decoded it" : "−log₂ of its probability";
-    const edges = [0, ...LEVELS].map((low, index) => (index < LEVELS.length ? `${low}–${LEVELS[index]}` : `over ${low}`));
+    const edges = [0, ...LEVELS].map((low, index) =>
+      index < LEVELS.length ? `${low}–${LEVELS[index]}` : `over ${low}`,
+    );
     return [
       h("li", {}, `bits (${what}):`),
       ...edges.map((text, index) => h("li", {}, h("span", { class: `swatch level-${index}` }), text)),
@@ -130,7 +163,9 @@ export class Tokens {
     if (row.engine) facts.push(`by ${row.engine}`);
     if (row.entropy !== undefined) facts.push(`entropy ${short(row.entropy)} bits`);
     if (row.bits !== undefined) facts.push(`probability ${short(2 ** -row.bits)}`);
-    const others = (row.top ?? []).map((one) => `${JSON.stringify(one.token)} ${short(Math.exp(one.logprob))}`);
+    const others = (row.top ?? []).map(
+      (one) => `${JSON.stringify(one.token)} ${short(Math.exp(one.logprob))}`,
+    );
     if (others.length) facts.push(`likeliest: ${others.join(", ")}`);
     this.detail.textContent = facts.join(" · ");
     this.detail.hidden = facts.length === 1 && row.token === undefined;

@@ -7,7 +7,7 @@ from typing import Any
 from playwright.sync_api import ConsoleMessage, Locator, Page, Response, Route, expect
 
 CHAT = "/v1/chat/completions"
-SECONDS = 20
+SECONDS = 60  # only a page that hangs takes so long; the first request compiles
 REFUSED = "Failed to load resource: the server responded with a status of 4"
 
 

@@ -104,7 +104,7 @@ CASES = {
     ("cache", "snapkv"): Case({"budget": 0.3, "pool": 3}, {"budget": 0.3, "pool": 3}, LONG),
     ("cache", "streaming"): Case({"sinks": 8, "recent": 32}, {"sinks": 8, "recent": 32}, LONG),
 }
-# It wants an engine that speculates, which this server has not.
+# It wants an engine that speculates, which this server has not: test_drafts.py.
 ELSEWHERE = {("sequence", "speculative")}
 
 
