@@ -10,12 +10,17 @@ STAMP := $(VENV)/.decant-stamp
 DEV_STAMP := $(VENV)/.decant-dev-stamp
 TOOLS_STAMP := $(VENV)/.decant-tools-stamp
 KERNELS := $(VENV)/.decant-kernels-stamp
+# LiteLLM and llm want an older openai than vLLM does: the clients of examples/ have an environment of their own.
+CLIENTS := $(VENV)-clients
+CLIENTS_STAMP := $(CLIENTS)/.decant-stamp
+NODE := examples/openai-node
+NODE_STAMP := $(NODE)/node_modules/.decant-stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Where a CPU build of torch is looked for when pip's own configuration offers none.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
-.PHONY: help setup setup-dev browser locked install tools serve test check lint types unit e2e deployment soak fuzz loadtest format clean
+.PHONY: help setup setup-dev browser clients locked install tools serve test check lint types unit e2e deployment soak fuzz loadtest format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -23,10 +28,11 @@ help:
 	@echo "make check   ruff and mypy;  make unit  tests without a server process;  make e2e  tests with one"
 	@echo "make fuzz    10,000 requests generated from the OpenAPI document, and a report (fuzz-result.md)"
 	@echo "make loadtest  latency against load, overload, recovery, no request lost; a report (loadtest-result/)"
+	@echo "make clients      the clients of examples/, in $(CLIENTS) and $(NODE)/node_modules"
 	@echo "make deployment   tests of deploy/, with the tools that they need"
 	@echo "make docs    the documentation, in site/;  make docs-serve  on 127.0.0.1:8001;  make reference  its generated pages"
 	@echo "make install VENV=DIR   decant in DIR, with no link to this folder, as in a container's image"
-	@echo "make format  ruff format;    make clean  remove $(VENV)"
+	@echo "make format  ruff format;    make clean  remove $(VENV) and the clients"
 	@echo "ARGS='--port 9000' is passed on to 'decant serve', to pytest, fuzz (--requests 500) and loadtest (--minutes 30)"
 
 setup: $(KERNELS)
@@ -88,6 +94,19 @@ browser:
 	    >$(VENV)/chromium.log 2>&1; } || \
 	  echo "decant: no chromium: 'apt-get install chromium', or put one on PATH; until then these tests are skipped"
 
+clients: $(CLIENTS_STAMP) $(NODE_STAMP)
+
+$(CLIENTS_STAMP): requirements/clients.txt
+	@echo "decant: installing the Python clients of examples/ into $(CLIENTS)"
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -q --no-deps --no-compile -r requirements/clients.txt
+	@touch $@
+
+$(NODE_STAMP): $(NODE)/package.json $(NODE)/package-lock.json | $(CLIENTS_STAMP)
+	@command -v npm >/dev/null && { (cd $(NODE) && npm ci --no-audit --no-fund) >$(CLIENTS)/npm.log 2>&1 && touch $@ || \
+	  { tail -n 3 $(CLIENTS)/npm.log; false; }; } || \
+	  echo "decant: no package 'openai' for Node.js: install Node.js 20 or later with npm, then 'make clients'; until then its test is skipped"
+
 serve: setup
 	@exec $(BIN)/decant serve $(ARGS)
 
@@ -106,7 +125,7 @@ types: setup-dev
 unit: setup-dev
 	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/deploy $(ARGS)
 
-e2e: setup-dev browser
+e2e: setup-dev browser clients
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 soak: setup-dev
@@ -138,4 +157,4 @@ format: setup-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) $(NODE)/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache

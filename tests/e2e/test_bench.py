@@ -5,20 +5,16 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from server.config import ServeSettings
 from server.embedded.recipe.items import items
 from tests.e2e.client import KEY, Http, wait_for
+from tests.e2e.door import door
 from tests.e2e.process import COMMAND, Decant, environment
 from tests.server.bench import harness_task
 
@@ -172,47 +168,18 @@ def test_a_setting_that_is_refused_is_reported_and_the_others_are_measured(
     assert {one["setting"] for one in answers(tmp_path / "state")} == {"plain", "small"}
 
 
-@contextmanager
-def plain_openai(server: Decant) -> Iterator[str]:
-    """The server behind a door that knows OpenAI's API alone: no other route, no field it does not know."""
-
-    class Door(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._pass(self.path == "/v1/models", None)
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert "cache_salt" not in body
-            body.pop("decoding", None)
-            self._pass(self.path == "/v1/chat/completions", body)
-
-        def _pass(self, known: bool, body: Any) -> None:
-            answer, status = b'{"error": {"message": "Not Found"}}', 404
-            if known:
-                headers = {"Authorization": self.headers["Authorization"]}
-                method = "POST" if body else "GET"
-                reply = httpx.request(method, server.url + self.path, json=body, headers=headers, timeout=60)
-                answer, status = reply.content, reply.status_code
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    door = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-    Thread(target=door.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{door.server_port}"
-    finally:
-        door.shutdown()
+def plain_openai(method: str, path: str, body: Any) -> bool:
+    """Knows OpenAI's API alone: no other route, no field it does not know."""
+    if body:
+        assert "cache_salt" not in body
+        body.pop("decoding", None)
+    return (method, path) in {("GET", "/v1/models"), ("POST", "/v1/chat/completions")}
 
 
 def test_another_openai_server_is_asked_for_what_it_has(server: Decant, data: Path, tmp_path: Path) -> None:
     hot = {"name": "hot", "request": {"temperature": 1.2}}
-    with plain_openai(server) as url:
-        flags = ["--url", url, "--data", str(data), "--limit", "3"]
+    with door(server.url, plain_openai) as other:
+        flags = ["--url", other.url, "--data", str(data), "--limit", "3"]
         unsaid = bench(tmp_path / "none", *flags)
         done = bench(tmp_path / "state", *flags, *settings(hot, THREE[1]))
     assert unsaid.returncode == 1
