@@ -47,6 +47,11 @@ def _require_finite(value: Any) -> None:
         raise invalid(message, ".".join(reversed(path)) or None)
 
 
+def _are_integers(items: list[Any]) -> bool:
+    """Whether these are integers of at most 64 bits: token ids for example, of which no one is looked at."""
+    return {*map(type, items)} == {int} and -INT64 <= min(items) <= max(items) < INT64
+
+
 def _odd_number(value: Any) -> tuple[str, list[str]] | None:
     """What is wrong with a number in `value`, and its keys from the inside out; these only once one is found,
     for a body may hold millions."""
@@ -54,12 +59,7 @@ def _odd_number(value: Any) -> tuple[str, list[str]] | None:
         return None if -INT64 <= value < INT64 else ("An integer of at most 64 bits is required.", [])
     if isinstance(value, float):
         return None if math.isfinite(value) else ("A finite number is required.", [])
-    # Token ids, perhaps millions of them.
-    if (
-        isinstance(value, list)
-        and {*map(type, value)} == {int}
-        and -INT64 <= min(value) <= max(value) < INT64
-    ):
+    if isinstance(value, list) and _are_integers(value):
         return None
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
