@@ -175,7 +175,19 @@ def _row(
     )
 
 
-Rounds = Mapping[tuple[int, int], tuple[float, int]]  # of turn and round: the cost, and of how many requests
+@dataclass(frozen=True)
+class Round:
+    """What the `requests` of a setting's round cost together.
+
+    session: on whose clock; None where the cost is not of a clock.
+    """
+
+    cost: float
+    requests: int
+    session: int | None
+
+
+Rounds = Mapping[tuple[int, int], Round]  # of turn and round
 
 
 def _rounds(run: Run, name: str) -> dict[tuple[int, int], list[Answer]]:
@@ -188,7 +200,11 @@ def _rounds(run: Run, name: str) -> dict[tuple[int, int], list[Answer]]:
 def _seconds(run: Run, name: str) -> Rounds:
     """From a round's first request to its last answer; rounds that an interruption divided are left out."""
     return {
-        key: (max(one.ended for one in answers) - min(one.began for one in answers), len(answers))
+        key: Round(
+            max(one.ended for one in answers) - min(one.began for one in answers),
+            len(answers),
+            answers[0].session,
+        )
         for key, answers in _rounds(run, name).items()
         if len({one.session for one in answers}) == 1
     }
@@ -199,15 +215,17 @@ def _costs(run: Run, name: str) -> Rounds:
     if not prices:
         return _seconds(run, name)
     return {
-        key: (sum(price(one, prices) for one in answers), len(answers))
+        key: Round(sum(price(one, prices) for one in answers), len(answers), None)
         for key, answers in _rounds(run, name).items()
     }
 
 
 def _ratios(ours: Rounds, plain: Rounds) -> list[float]:
-    return [ours[key][0] / plain[key][0] for key in ours if key in plain and plain[key][0] > 0]
+    """Ours over plain's, of rounds that both ran in the same session: the machine was the same, as busy."""
+    pairs = [(ours[key], plain[key]) for key in ours if key in plain]
+    return [own.cost / of.cost for own, of in pairs if own.session == of.session and of.cost > 0]
 
 
 def _per_request(rounds: Rounds) -> float | None:
-    count = sum(count for _, count in rounds.values())
-    return sum(cost for cost, _ in rounds.values()) / count if count else None
+    count = sum(one.requests for one in rounds.values())
+    return sum(one.cost for one in rounds.values()) / count if count else None

@@ -98,6 +98,21 @@ def test_rounds_that_an_interruption_divided_are_not_timed(tmp_path: Path) -> No
     assert (plain.rounds, quick.rounds) == (10, 9)
 
 
+def test_rounds_whose_settings_an_interruption_divided_are_not_compared_by_time(tmp_path: Path) -> None:
+    def made(name: str, index: int, number: int) -> dict[str, Any]:
+        """After plain decoding's part of round 3: the others' came hours later, of a machine half as fast."""
+        later = number > 3 or (number == 3 and name != "plain")
+        fixed = plainly(name, index, number)
+        return {**fixed, "session": 2, "ended": 2 * fixed["ended"] - 5.0} if later else fixed
+
+    run = run_of(tmp_path, made)
+    rows = summarise(run).rows
+    assert [row.rounds for row in rows] == [10, 9, 9]
+    assert [row.times.high for row in rows if row.times] == pytest.approx([1, 0.5, 3])
+    priced = summarise(Run(run.options.model_copy(update={"price": {"output": 1.0}}), run.task, run.state))
+    assert [row.rounds for row in priced.rows] == [10, 10, 10]  # tokens cost the same whenever
+
+
 def test_prices_are_of_tokens(tmp_path: Path) -> None:
     prices = {"prompt": 1.0, "output": 10.0, "small": 2.0}
     one = answer("x", 0, 0, generated=12, engines={"base": 4, "small": 6}, recomputed=5, scored=7)
