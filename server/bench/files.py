@@ -64,6 +64,7 @@ def _row(row: Row) -> dict[str, Any]:
         "times_plain_all_at_once": _estimate(row.times_sure),
         "rounds": row.rounds,
         "cut": row.cut,
+        "unsearched": row.unsearched,
         "scores": list(row.scores),
     }
 

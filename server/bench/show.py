@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from decoders.sequence.candidates.answers import MATCH_SECONDS
 from server.bench.choice import Choice
 from server.bench.statistic import Estimate
 from server.bench.summary import Row, Summary
@@ -77,6 +78,11 @@ def notes(summary: Summary) -> list[str]:
     ]
     if cut := [f"{row.name} {row.cut}" for row in summary.rows if row.cut]:
         lines.append(f"Answers that ended at max_tokens: {', '.join(cut)}.")
+    if slow := [f"{row.name} {row.unsearched}" for row in summary.rows if row.unsearched]:
+        lines.append(
+            f"Answers that their pattern takes more than {MATCH_SECONDS} s to search, so that they count as "
+            f"wrong: {', '.join(slow)}."
+        )
     lines += [f"Refused: {name}: {message}" for name, message in summary.refused.items()]
     return lines
 

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from decoders.errors import Refusal
 from server.bench import files, show
 from server.bench.choice import choose
+from server.bench.matching import matcher
 from server.bench.methods import Setting
 from server.bench.run import Run
 from server.bench.settings import BenchSettings
@@ -120,6 +123,26 @@ def test_prices_are_of_tokens(tmp_path: Path) -> None:
     summary = summarise(run_of(tmp_path, plainly, price=prices))
     assert summary.unit == "price"
     assert [row.cost for row in summary.rows] == pytest.approx([(100 + 100) / 1e6] * 3)
+
+
+def test_an_answer_that_a_pattern_cannot_search_in_time_costs_no_report(tmp_path: Path) -> None:
+    made = matcher("regex", ["right"], pattern=r"^(?:(?:w|w)+)+$|right")
+    slow = "w" * 60 + "!"
+    with pytest.raises(Refusal):
+        made.grade(slow)
+
+    def answered(name: str, index: int, number: int) -> dict[str, Any]:
+        return {**plainly(name, index, number), "text": slow if (name, index) == ("quick", 3) else "right"}
+
+    run = run_of(tmp_path, answered)
+    asked = tuple(replace(one, grade=made.grade) for one in run.task.questions)
+    summary = summarise(Run(run.options, replace(run.task, questions=asked), run.state))
+    assert [row.unsearched for row in summary.rows] == [0, 1, 0]
+    assert summary.rows[1].scores == (*[1.0] * 3, 0.0, *[1.0] * (COUNT - 4))
+    said = "Answers that their pattern takes more than 0.2 s to search, so that they count as wrong: quick 1."
+    assert said in show.notes(summary)
+    found = json.loads(files.as_json(summary, choose(summary, 0.05, "quality")))
+    assert [one["unsearched"] for one in found["settings"]] == [0, 1, 0]
 
 
 def test_the_frontier_is_what_nothing_beats_in_both() -> None:
