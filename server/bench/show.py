@@ -108,7 +108,7 @@ def plot(summary: Summary) -> str:
     """Quality against cost over plain's, logarithmically; the marks are the table's."""
     placed = [(i, row) for i, row in enumerate(summary.rows) if row.times is not None and row.times.value > 0]
     if not placed:
-        return "No plot: no round was left whole, so no cost is known."
+        return f"No plot: {uncompared(summary)}."
     logs = {i: math.log(row.times.value) for i, row in placed if row.times is not None}
     low, high = min(logs.values()), max(logs.values())
     span = high - low or 1.0
@@ -118,6 +118,13 @@ def plot(summary: Summary) -> str:
     title = f"{summary.unit}, times plain's"
     axis = f"{'':7} {ends[0]}{title:^{WIDTH - len(ends[0]) - len(ends[1])}}{ends[1]}"
     return "\n".join([f"{summary.measure}; settings by their letters", *scatter(points), axis])
+
+
+def uncompared(summary: Summary) -> str:
+    """Why no setting has a place on a logarithmic axis of costs over plain's."""
+    if summary.plain.cost is None:
+        return "no round was left whole, so no cost is known"
+    return "plain decoding costs nothing at these prices, so no cost can be compared with its own"
 
 
 def frontier(summary: Summary) -> str:
