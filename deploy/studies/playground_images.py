@@ -6,15 +6,21 @@
 import argparse
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
 DESK: ViewportSize = {"width": 1180, "height": 760}
 PHONE: ViewportSize = {"width": 360, "height": 740}
 CAPITAL = "What is the capital of Tovand?"
 REVIEW = "Write a review of the hotel."
-NOTES = "Note: the code for otter is 417. The hotel was grand. Ana lost a red lamp. The park was awful. " * 20
+NOTES = (
+    "Note: the code for otter is 417. "
+    + "The hotel was grand. Ana lost a red lamp. The park was awful. " * 30
+)
+ROOM = 6  # pixels below what a picture ends with
 
 
 def choose(page: Page, layer: str, method: str, pane: str = "A") -> None:
@@ -58,9 +64,10 @@ def candidates(page: Page) -> None:
 
 def cache(page: Page) -> None:
     choose(page, "cache", "kvmerger")
-    fill(page, "seed", "1")
-    ask(page, NOTES)
-    page.locator(".report").evaluate("(report) => report.scrollIntoView({ block: 'center' })")
+    fill(page, "temperature", "0")
+    ask(page, f"{NOTES}What is the code for otter?")
+    page.locator(".answer").evaluate("(answer) => answer.scrollIntoView({ block: 'start' })")
+    page.locator(".answer").evaluate("(answer) => answer.closest('.conversation').scrollBy(0, -10)")
 
 
 def compare(page: Page) -> None:
@@ -83,25 +90,65 @@ def rank(page: Page) -> None:
     page.evaluate("document.activeElement.blur()")
 
 
-PICTURES: dict[str, tuple[Callable[[Page], None], ViewportSize, bool]] = {
-    "ead": (ead, DESK, False),
-    "entropy": (entropy, DESK, True),
-    "candidates": (candidates, DESK, False),
-    "cache": (cache, DESK, False),
-    "compare": (compare, DESK, True),
-    "rank": (rank, DESK, False),
-    "phone": (ead, PHONE, False),
+@dataclass(frozen=True)
+class Picture:
+    """until: what it ends with, so that nothing is cut. layer: whose settings stand at the top, if any."""
+
+    prepare: Callable[[Page], None]
+    until: str
+    layer: str | None = None
+    viewport: ViewportSize = field(default_factory=DESK.copy)
+    is_dark: bool = False
+
+
+PICTURES = {
+    "ead": Picture(ead, ".facts", "sequence"),
+    "entropy": Picture(entropy, ".facts", "sequence", is_dark=True),
+    "candidates": Picture(candidates, ".figure"),
+    "cache": Picture(cache, ".conversation > :last-child", "cache"),
+    "compare": Picture(compare, "[data-pane=B] .report", is_dark=True),
+    "rank": Picture(rank, ".ranking .figure >> nth=1"),
+    "phone": Picture(ead, ".figure", viewport=PHONE),
 }
 
 
+def settle(page: Page, picture: Picture) -> None:
+    """Scroll the settings to their layer, and make the window as high as what it ends with wants it."""
+    if picture.layer is not None:
+        layer = page.locator(f"[data-pane=A] .layer[data-layer={picture.layer}]")
+        layer.evaluate(
+            """(layer) => {
+              const settings = layer.closest(".settings");
+              const title = settings.querySelector("summary").getBoundingClientRect();
+              settings.scrollTop += layer.getBoundingClientRect().top - title.bottom;
+            }"""
+        )
+    hidden = page.locator(picture.until).first.evaluate(
+        """(last) => {
+          const composer = document.querySelector(".composer").getBoundingClientRect();
+          return last.getBoundingClientRect().bottom - (composer.height ? composer.top : innerHeight);
+        }"""
+    )
+    width, height = picture.viewport["width"], picture.viewport["height"]
+    page.set_viewport_size({"width": width, "height": height + max(0, round(hidden) + ROOM)})
+
+
+def opened(context: BrowserContext, url: str) -> Page:
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("html[data-ready=true]", state="attached")
+    return page
+
+
 def take(browser: Browser, url: str, out: Path) -> None:
-    for name, (prepare, viewport, is_dark) in PICTURES.items():
-        scheme = "dark" if is_dark else "light"
-        with browser.new_context(viewport=viewport, color_scheme=scheme) as context:  # type: ignore[arg-type]
-            page = context.new_page()
-            page.goto(url)
-            page.wait_for_selector("html[data-ready=true]", state="attached")
-            prepare(page)
+    with browser.new_context(viewport=DESK) as context:
+        ead(opened(context, url))  # the first requests compile: no picture shows their times
+    for name, picture in PICTURES.items():
+        scheme: Literal["dark", "light"] = "dark" if picture.is_dark else "light"
+        with browser.new_context(viewport=picture.viewport, color_scheme=scheme) as context:
+            page = opened(context, url)
+            picture.prepare(page)
+            settle(page, picture)
             page.screenshot(path=out / f"playground-{name}.png")
 
 

@@ -102,7 +102,9 @@ def _nothing(summary: Summary, margin: float) -> tuple[str, ...]:
     if len(summary.rows) == 1:
         return ("Plain decoding: there is nothing to compare it with.",)
     needed = rounds_needed(summary.alpha)
-    if all(row.times_sure is None or not row.times_sure.is_known for row in summary.rows[1:]):
+    if summary.plain.cost == 0:
+        said.append("Plain decoding costs nothing at these prices, so nothing is cheaper.")
+    elif all(row.times_sure is None or not row.times_sure.is_known for row in summary.rows[1:]):
         rounds = summary.plain.rounds
         said.append(
             f"Costs were compared in {rounds} rounds and {needed} are needed: more questions, more --turns, "

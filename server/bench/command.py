@@ -48,8 +48,7 @@ def _bench(options: BenchSettings, run: Run) -> int:
     if not run.is_complete() and (status := asked(_ask(options, run), run.state.path, run.done)):
         return status
     run.check_prices()
-    _report(options, run)
-    return 0
+    return _report(options, run)
 
 
 async def _ask(options: BenchSettings, run: Run) -> None:
@@ -68,17 +67,32 @@ async def _ask(options: BenchSettings, run: Run) -> None:
             await run.ask(client, bar)
 
 
-def _report(options: BenchSettings, run: Run) -> None:
+def _report(options: BenchSettings, run: Run) -> int:
+    """Writes and prints the result; the exit status, 1 if there is no plot of it."""
     summary = summarise(run)
     choice = choose(summary, options.margin, options.goal)
     extract = _extract(run.task)
     _write(options, summary, choice, extract)  # first: whoever reads stdout may stop reading
+    failure = _draw(options, summary, choice)
     console = Console() if sys.stdout.isatty() else Console(width=show.COLUMNS)
     show.table(summary, console)
     print(f"\n{show.plot(summary)}\n")
     print(show.conclusion(summary, choice, options.name, extract))
     if choice.row.setting.chooses() and extract is None and run.task.questions[0].extract is not None:
         print("\nAnswers were compared by what counts in each question; here `extract` has to say it.")
+    if failure is not None:
+        print(f"decant: {failure}", file=sys.stderr)
+    return 0 if failure is None else 1
+
+
+def _draw(options: BenchSettings, summary: Summary, choice: Choice) -> CalibrationError | None:
+    """What kept the plot from being drawn, which is no reason to lose the rest of the report."""
+    try:
+        if options.plot is not None:
+            files.draw(summary, choice, options.plot)
+    except CalibrationError as error:
+        return error
+    return None
 
 
 def _write(
@@ -90,8 +104,6 @@ def _write(
         files.write(options.csv, files.as_csv(summary))
     if options.markdown is not None:
         files.write(options.markdown, files.as_markdown(summary, choice))
-    if options.plot is not None:
-        files.draw(summary, choice, options.plot)
     if options.write_preset is not None and choice.row.setting.decoding:
         said = [line for reason in choice.reasons for line in textwrap.wrap(reason, preset.COLUMNS)]
         lines = [f"{FIRST}, {date.today().isoformat()}.", *(f"# {line}" for line in said)]

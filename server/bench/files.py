@@ -64,6 +64,7 @@ def _row(row: Row) -> dict[str, Any]:
         "times_plain_all_at_once": _estimate(row.times_sure),
         "rounds": row.rounds,
         "cut": row.cut,
+        "unsearched": row.unsearched,
         "scores": list(row.scores),
     }
 
@@ -117,7 +118,10 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def draw(summary: Summary, choice: Choice, path: Path) -> None:
-    """Quality against cost over plain's, with 95% intervals and the frontier."""
+    """Quality against cost over plain's, with 95% intervals and the frontier.
+
+    Raises CalibrationError where no cost is above 0 and known, or the file cannot be written.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -130,7 +134,7 @@ def draw(summary: Summary, choice: Choice, path: Path) -> None:
         if row.times is not None and row.times.value > 0
     ]
     if not placed:
-        raise CalibrationError("plot: no round was left whole, so no cost is known")
+        raise CalibrationError(f"plot: {show.uncompared(summary)}")
     for mark, row, cost in placed:
         across = _arms(cost) if cost.is_known else None
         colour = "tab:orange" if row is choice.row else "tab:blue" if row.on_frontier else "tab:gray"
@@ -141,7 +145,8 @@ def draw(summary: Summary, choice: Choice, path: Path) -> None:
         axes.plot(*point, "o", color=colour, label=label)
         axes.annotate(mark, (cost.value, row.quality.value), (4, 4), textcoords="offset points", fontsize=8)
     front = sorted((cost.value, row.quality.value) for _, row, cost in placed if row.on_frontier)
-    axes.step(*zip(*front, strict=True), where="post", color="tab:blue", linewidth=1, label="frontier")
+    if front:  # not where all of it costs nothing, which a logarithm has no place for
+        axes.step(*zip(*front, strict=True), where="post", color="tab:blue", linewidth=1, label="frontier")
     axes.set(
         xscale="log", xlabel=f"{summary.unit}, times plain's", ylabel=f"{summary.measure} (95% intervals)"
     )

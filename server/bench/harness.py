@@ -22,7 +22,8 @@ def from_harness(name: str, folder: Path | None, limit: int | None) -> Task:
 
     Raises:
         CalibrationError: the harness is not installed, has no such task, or the task is none of generated
-            answers (scoring given answers by their log-likelihood leaves methods nothing to decode).
+            answers (scoring given answers by their log-likelihood leaves methods nothing to decode), or its
+            metric gives a document no score from 0 to 1.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise CalibrationError(
@@ -75,7 +76,12 @@ def _questions(task: Any, limit: int | None) -> tuple[str, list[Question]]:
     if not task.higher_is_better()[measure]:
         raise CalibrationError(f"task: of {name}'s metric {measure} less is better; bench needs a score")
     _say_what_is_left_aside(name, task.instances[0].args[1] if task.instances else {})
-    return measure, [_question(task, measure, instance) for instance in task.instances]
+    questions = [_question(task, measure, instance) for instance in task.instances]
+    for asked, instance in zip(questions[:1], task.instances, strict=False):
+        target = task.doc_to_target(instance.doc)
+        for probe in ("", *map(str, target if isinstance(target, list) else [target])):
+            asked.grade(probe)  # what gives no score is refused here, before anything is asked
+    return measure, questions
 
 
 def _say_what_is_left_aside(name: str, options: Mapping[str, Any]) -> None:

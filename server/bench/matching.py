@@ -31,7 +31,8 @@ def matcher(
     Args:
         name: one of MATCHERS. exact: the whole answer is an accepted one; last_line: its last line is; end:
             it ends with one; contains: one is somewhere in it, not in the midst of a word; number: its last
-            number is; choice: the last of `choices` that it names is; boxed: its last \\boxed{} is; regex:
+            number is; choice: the last of `choices` that it names is (capital letters alone, as in A to D: as
+            capitals, or as all there is, because "a" is a word too); boxed: its last \\boxed{} is; regex:
             the last match of `pattern` (its first group, if it has one) is. Compared without case, white
             space and punctuation around; numbers by their value.
         accepted: right answers.
@@ -89,14 +90,23 @@ def _choice(accepted: Sequence[str], choices: Sequence[str]) -> Matcher:
     wanted = {normalised(one) for one in accepted}
     if not wanted & {normalised(one) for one in choices}:
         raise ValueError("answer must be one of choices")
-    longest_first = sorted(choices, key=len, reverse=True)
-    part = _pattern(rf"(?i)(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+    part = _pattern(_naming(choices))
 
     def grade(text: str) -> float:
         found = part.answer(text)
         return float(found is not None and normalised(found) in wanted)
 
     return Matcher(grade, part.model_dump())
+
+
+def _naming(choices: Sequence[str]) -> str:
+    """A pattern of the last choice that is named, whatever its case, unless it is a capital letter."""
+    letters = [one for one in choices if len(one) == 1 and one.isupper()]
+    # In their own order otherwise: a state that is gone on with is known by what was extracted.
+    longest_first = sorted((one for one in choices if one not in letters), key=len, reverse=True)
+    words = f"(?i:{'|'.join(map(re.escape, longest_first))})" if longest_first else ""
+    named = rf"(?<!\w)(?:{'|'.join(filter(None, (words, *letters)))})(?!\w)"
+    return rf"{named}|\A\W*(?i:[{''.join(letters)}])\W*\Z" if letters else named
 
 
 def _number(accepted: Sequence[str]) -> Matcher:

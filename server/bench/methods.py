@@ -16,6 +16,7 @@ PLAIN: Final = "plain"
 CANDIDATES: Final = 4  # of the methods that choose, in the default settings
 GUIDE_WEIGHT: Final = 0.5
 BUDGET: Final = 0.5  # of the cache methods
+NAME: Final = 80  # characters at most: a server's own names have 64, and a word goes before them
 OURS: Final = ("messages", "prompt", "model", "stream", "n", "decoding", "cache_salt", "max_tokens")
 # Methods that compare answers by what the question's matcher extracts, unless the setting says otherwise.
 EXTRACTING: Final = frozenset(method_name(one) for one in METHODS if "extract" in one.model_fields)
@@ -46,7 +47,7 @@ class Setting(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_named)]
+    name: Annotated[str, Field(min_length=1, max_length=NAME), AfterValidator(_named)]
     model: str | None = Field(default=None, max_length=256, description="Model id, if not the bench's.")
     decoding: Annotated[dict[str, Any], AfterValidator(_layers)] = Field(
         default_factory=dict, description="The request's `decoding`, without report."

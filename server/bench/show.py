@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from decoders.sequence.candidates.answers import MATCH_SECONDS
 from server.bench.choice import Choice
 from server.bench.statistic import Estimate
 from server.bench.summary import Row, Summary
@@ -77,6 +78,11 @@ def notes(summary: Summary) -> list[str]:
     ]
     if cut := [f"{row.name} {row.cut}" for row in summary.rows if row.cut]:
         lines.append(f"Answers that ended at max_tokens: {', '.join(cut)}.")
+    if slow := [f"{row.name} {row.unsearched}" for row in summary.rows if row.unsearched]:
+        lines.append(
+            f"Answers that their pattern takes more than {MATCH_SECONDS} s to search, so that they count as "
+            f"wrong: {', '.join(slow)}."
+        )
     lines += [f"Refused: {name}: {message}" for name, message in summary.refused.items()]
     return lines
 
@@ -102,7 +108,7 @@ def plot(summary: Summary) -> str:
     """Quality against cost over plain's, logarithmically; the marks are the table's."""
     placed = [(i, row) for i, row in enumerate(summary.rows) if row.times is not None and row.times.value > 0]
     if not placed:
-        return "No plot: no round was left whole, so no cost is known."
+        return f"No plot: {uncompared(summary)}."
     logs = {i: math.log(row.times.value) for i, row in placed if row.times is not None}
     low, high = min(logs.values()), max(logs.values())
     span = high - low or 1.0
@@ -112,6 +118,13 @@ def plot(summary: Summary) -> str:
     title = f"{summary.unit}, times plain's"
     axis = f"{'':7} {ends[0]}{title:^{WIDTH - len(ends[0]) - len(ends[1])}}{ends[1]}"
     return "\n".join([f"{summary.measure}; settings by their letters", *scatter(points), axis])
+
+
+def uncompared(summary: Summary) -> str:
+    """Why no setting has a place on a logarithmic axis of costs over plain's."""
+    if summary.plain.cost is None:
+        return "no round was left whole, so no cost is known"
+    return "plain decoding costs nothing at these prices, so no cost can be compared with its own"
 
 
 def frontier(summary: Summary) -> str:

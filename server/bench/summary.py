@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from decoders.errors import Refusal
 from server.bench.methods import PLAIN, Setting
 from server.bench.run import Run
 from server.bench.state import Answer
 from server.bench.statistic import Estimate, difference, mean, ratio
+from server.bench.tasks import Question
 
 MILLION = 1e6
 
@@ -24,7 +26,8 @@ class Row:
     tokens. kept: share of the prompts' KV slots. latency: seconds until the answer is there. seconds: what
     the server, doing nothing else at this concurrency, takes a request (None where interruptions divided
     every round). cost: engine-seconds (`seconds`), or money where there are prices. times: cost over plain's
-    in the same round, median. cut: answers that ended at max_tokens. on_frontier: no other is both better
+    in the same round, median. cut: answers that ended at max_tokens. unsearched: answers that the question's
+    pattern takes too long to search; their score is 0. on_frontier: no other is both better
     and cheaper.
     """
 
@@ -44,6 +47,7 @@ class Row:
     times_sure: Estimate | None
     rounds: int
     cut: int
+    unsearched: int
     on_frontier: bool = False
 
     @property
@@ -84,8 +88,8 @@ def summarise(run: Run) -> Summary:
     """The figures of a complete run."""
     active = run.active()
     alpha = 0.05 / max(1, len(active) - 1)  # see choice.choose
-    scores = {one.name: _scores(run, one.name) for one in active}
-    rows = [_row(run, one, scores[one.name], scores[PLAIN], alpha) for one in active]
+    grades = {one.name: _grades(run, one.name) for one in active}
+    rows = [_row(run, one, grades[one.name], grades[PLAIN], alpha) for one in active]
     frontier = pareto([(row.times.value if row.times else math.inf, row.quality.value) for row in rows])
     marked = [replace(row, on_frontier=i in frontier) for i, row in enumerate(rows)]
     return Summary(
@@ -136,18 +140,30 @@ def _of(run: Run, name: str) -> list[Answer]:
     return [answer for (setting, _, _), answer in run.state.answers.items() if setting == name]
 
 
-def _scores(run: Run, name: str) -> tuple[float, ...]:
+Grades = tuple[tuple[float | None, ...], ...]  # of each question's turns; None where it takes too long
+
+
+def _grades(run: Run, name: str) -> Grades:
     answers, turns = run.state.answers, range(run.options.turns)
     return tuple(
-        fmean(asked.grade(answers[name, turn, index].text) for turn in turns)
+        tuple(_grade(asked, answers[name, turn, index].text) for turn in turns)
         for index, asked in enumerate(run.task.questions)
     )
 
 
-def _row(
-    run: Run, setting: Setting, scores: tuple[float, ...], plain: tuple[float, ...], alpha: float
-) -> Row:
-    answers = _of(run, setting.name)
+def _grade(asked: Question, text: str) -> float | None:
+    try:
+        return asked.grade(text)
+    except Refusal:  # by its pattern, of this text: the others are worth no less
+        return None
+
+
+def _scores(grades: Grades) -> tuple[float, ...]:
+    return tuple(fmean(one or 0.0 for one in turns) for turns in grades)
+
+
+def _row(run: Run, setting: Setting, grades: Grades, plains: Grades, alpha: float) -> Row:
+    answers, scores, plain = _of(run, setting.name), _scores(grades), _scores(plains)
     spent = Counter[str]()
     for one in answers:
         spent.update(one.engines)
@@ -172,10 +188,23 @@ def _row(
         times_sure=ratio(ratios, alpha) if ratios else None,
         rounds=len(ratios),
         cut=sum(one.finish == "length" for one in answers),
+        unsearched=sum(turns.count(None) for turns in grades),
     )
 
 
-Rounds = Mapping[tuple[int, int], tuple[float, int]]  # of turn and round: the cost, and of how many requests
+@dataclass(frozen=True)
+class Round:
+    """What the `requests` of a setting's round cost together.
+
+    session: on whose clock; None where the cost is not of a clock.
+    """
+
+    cost: float
+    requests: int
+    session: int | None
+
+
+Rounds = Mapping[tuple[int, int], Round]  # of turn and round
 
 
 def _rounds(run: Run, name: str) -> dict[tuple[int, int], list[Answer]]:
@@ -188,7 +217,11 @@ def _rounds(run: Run, name: str) -> dict[tuple[int, int], list[Answer]]:
 def _seconds(run: Run, name: str) -> Rounds:
     """From a round's first request to its last answer; rounds that an interruption divided are left out."""
     return {
-        key: (max(one.ended for one in answers) - min(one.began for one in answers), len(answers))
+        key: Round(
+            max(one.ended for one in answers) - min(one.began for one in answers),
+            len(answers),
+            answers[0].session,
+        )
         for key, answers in _rounds(run, name).items()
         if len({one.session for one in answers}) == 1
     }
@@ -199,15 +232,17 @@ def _costs(run: Run, name: str) -> Rounds:
     if not prices:
         return _seconds(run, name)
     return {
-        key: (sum(price(one, prices) for one in answers), len(answers))
+        key: Round(sum(price(one, prices) for one in answers), len(answers), None)
         for key, answers in _rounds(run, name).items()
     }
 
 
 def _ratios(ours: Rounds, plain: Rounds) -> list[float]:
-    return [ours[key][0] / plain[key][0] for key in ours if key in plain and plain[key][0] > 0]
+    """Ours over plain's, of rounds that both ran in the same session: the machine was the same, as busy."""
+    pairs = [(ours[key], plain[key]) for key in ours if key in plain]
+    return [own.cost / of.cost for own, of in pairs if own.session == of.session and of.cost > 0]
 
 
 def _per_request(rounds: Rounds) -> float | None:
-    count = sum(count for _, count in rounds.values())
-    return sum(cost for cost, _ in rounds.values()) / count if count else None
+    count = sum(one.requests for one in rounds.values())
+    return sum(one.cost for one in rounds.values()) / count if count else None

@@ -18,6 +18,12 @@ export class ApiError extends Error {
   }
 }
 
+/** What can be shown of an error: all but a request that was stopped is an ApiError. */
+function shown(error, what) {
+  if (error instanceof ApiError || error.name === "AbortError") return error;
+  return new ApiError(0, { message: `${what} (${error.message}).` });
+}
+
 async function ask(path, options = {}) {
   const headers = { ...(options.body ? { "Content-Type": "application/json" } : {}) };
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
@@ -25,21 +31,35 @@ async function ask(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
     // A header cannot hold every character that can be typed.
-    throw new ApiError(0, { message: `The request could not be sent (${error.message}).` });
+    throw shown(error, "The request could not be sent");
   }
   if (response.ok) return response;
-  const body = await response.json().catch(() => ({}));
-  throw new ApiError(response.status, body.error);
+  const body = await response.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+  });
+  throw new ApiError(response.status, body?.error ?? {}); // what stands before the server may say anything
 }
 
-export const get = async (path) => (await ask(path)).json();
+async function object(response) {
+  try {
+    const body = await response.json();
+    if (typeof body !== "object" || body === null) throw new TypeError("it is no object");
+    return body;
+  } catch (error) {
+    throw shown(error, "The server's answer could not be read");
+  }
+}
+
+export const get = async (path) => object(await ask(path));
 
 export const post = async (path, body, signal) =>
-  (await ask(path, { method: "POST", body: JSON.stringify(body), signal })).json();
+  object(await ask(path, { method: "POST", body: JSON.stringify(body), signal }));
 
-/** Every event of a streamed answer, parsed, until [DONE]. Raises ApiError for an event that is an error. */
+/**
+ * Every event of a streamed answer, parsed, until [DONE]. Raises ApiError for an event that is an error, and
+ * for a stream that breaks off or is none.
+ */
 export async function* stream(path, body, signal) {
   const response = await ask(path, { method: "POST", body: JSON.stringify(body), signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -64,6 +84,9 @@ export async function* stream(path, body, signal) {
         yield event;
       }
     }
+  } catch (error) {
+    if (complete && error.name !== "AbortError") return;
+    throw shown(error, "The answer broke off");
   } finally {
     reader.cancel().catch(() => {});
   }

@@ -27,7 +27,6 @@ async function load() {
     element("key").removeAttribute("aria-invalid");
     document.documentElement.dataset.ready = "true";
   } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
     if (own !== loads) return;
     document.documentElement.dataset.ready = "false";
     status.textContent =
@@ -36,6 +35,7 @@ async function load() {
       element("key").setAttribute("aria-invalid", "true");
       element("key").focus();
     }
+    if (!(error instanceof ApiError)) throw error;
   }
 }
 

@@ -4,6 +4,7 @@ import { h, s, short } from "./dom.js";
 
 const WIDEST = 560; // pixels; narrower where the window is
 const HEIGHT = 190;
+const LABEL = 4; // below the axes' names, for what of a letter hangs below its line
 const PAD = { left: 44, right: 12, top: 10, bottom: 30 };
 
 /** A bar of a share between 0 and 1, with what it stands for as text. */
@@ -93,10 +94,9 @@ export function plot({
         short(value),
       ),
     ),
-    ...rules.flatMap((one) => [
+    ...rules.map((one) =>
       s("line", { class: "rule", x1: PAD.left, x2: width - PAD.right, y1: py(one.at), y2: py(one.at) }),
-      s("text", { class: "tick", x: width - PAD.right, y: py(one.at) - 4, "text-anchor": "end" }, one.name),
-    ]),
+    ),
     ...lines.map((line) =>
       s(
         "polyline",
@@ -108,8 +108,15 @@ export function plot({
         s("title", {}, line.name),
       ),
     ),
-    s("text", { class: "tick axis", x: width - PAD.right, y: HEIGHT - 2, "text-anchor": "end" }, x),
-    s("text", { class: "tick axis", x: 4, y: HEIGHT - 2, "text-anchor": "start" }, y),
+    ...rules.map((one) =>
+      s(
+        "text",
+        { class: "tick above", x: width - PAD.right, y: py(one.at) - 4, "text-anchor": "end" },
+        one.name,
+      ),
+    ),
+    s("text", { class: "tick axis", x: width - PAD.right, y: HEIGHT - LABEL, "text-anchor": "end" }, x),
+    s("text", { class: "tick axis", x: 4, y: HEIGHT - LABEL, "text-anchor": "start" }, y),
   );
   return h("figure", { class: "figure" }, h("figcaption", {}, title), drawing);
 }

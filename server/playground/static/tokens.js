@@ -58,15 +58,16 @@ export class Tokens {
     return this.text.textContent;
   }
 
-  get counted() {
-    return this.rows.filter((row) => row.token !== undefined).length;
-  }
-
-  /** What the report of entropy-adaptive decoding says of each token. */
+  /**
+   * What the report of entropy-adaptive decoding says of each token. Without logprobs there are only chunks of
+   * the stream, and what is in each is not known: then there is nothing to say it of.
+   */
   traced(trace) {
     const engines = trace.segments.flatMap((one) => Array(one.tokens).fill(one.engine));
+    const tokens = this.rows.filter((row) => row.token !== undefined);
+    if (!tokens.length || tokens.length > engines.length) return;
     this.engines = [...new Set(trace.segments.map((one) => one.engine))].sort();
-    this.rows.forEach((row, index) => {
+    tokens.forEach((row, index) => {
       row.engine = engines[index];
       row.entropy = trace.entropies[index];
       if (row.engine !== undefined) row.node.dataset.engine = row.engine;

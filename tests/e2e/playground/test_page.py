@@ -42,6 +42,21 @@ def test_a_conversation_streams_and_goes_on(playground: Playground, http: Http) 
     assert playground.ask(CAPITAL).body["messages"][1:] == [{"role": "user", "content": CAPITAL}]
 
 
+@pytest.mark.parametrize("likeliest", ["", "0"])
+def test_chunks_of_the_stream_are_not_taken_for_tokens(playground: Playground, likeliest: str) -> None:
+    playground.choose("sequence", "ead")
+    playground.set("top_logprobs", likeliest)
+    done = playground.ask(REVIEW)
+    assert "logprobs" not in done.body
+    assert done.report["sequence"]["traces"]
+    answer = playground.answer()
+    assert playground.text() == done.text != ""
+    assert answer.locator("[data-engine], [data-entropy]").count() == 0
+    assert answer.locator("[data-colour]").count() == 0
+    assert answer.locator(":scope > .legend").is_hidden()
+    assert playground.report("sequence").locator("figure", has_text="Entropy by token").count() == 1
+
+
 def test_a_preset_is_a_model(playground: Playground, http: Http) -> None:
     playground.pane().get_by_label("model").select_option("demo:ead")
     option = playground.pane().locator("select[data-layer=sequence] option").first

@@ -40,6 +40,23 @@ def test_a_task_that_generates_nothing_is_refused(tmp_path: Path) -> None:
         from_harness(NAME, folder, None)
 
 
+def test_a_metric_that_scores_no_document_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    corpus = [{"metric": "bleu", "aggregation": "bleu", "higher_is_better": True}]
+    with pytest.raises(CalibrationError, match="the metric bleu gives a document no score from 0 to 1"):
+        from_harness(NAME, write(tmp_path, ITEMS, metric_list=corpus), None)
+
+
+def test_a_metric_that_only_a_right_answer_takes_beyond_1_is_refused_then_too(tmp_path: Path) -> None:
+    percent = "def judge(doc, results):\n    return {'acc': 100 * (results[0] == doc['answer'])}\n"
+    (tmp_path / "percent.py").write_text(percent, encoding="utf-8")
+    accuracy = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
+    folder = write(tmp_path, ITEMS, metric_list=accuracy)
+    with (folder / "sums.yaml").open("a", encoding="utf-8") as task:
+        task.write("process_results: !function percent.judge\n")
+    with pytest.raises(CalibrationError, match="the metric acc gives a document no score from 0 to 1"):
+        from_harness(NAME, folder, None)
+
+
 def test_an_unknown_task_and_one_that_cannot_be_loaded_are_said(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="has no such task"):
         from_harness("no_such_task", None, None)

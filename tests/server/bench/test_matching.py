@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from decoders.request import DecodingRequest
 from server.bench.matching import MATCHERS, common, matcher
 
 COLOURS = ("red", "dark red", "blue")
@@ -39,6 +40,47 @@ def test_right_and_wrong(name: str, text: str, accepted: list[str], right: bool)
     pattern = r"(\d+) apples" if name == "regex" else None
     made = matcher(name, accepted, COLOURS if name == "choice" else (), pattern)
     assert made.grade(text) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("The answer is B, since a whale is a mammal.", "B"),
+        ("A bird has wings, so it is (C).", "C"),
+        ("It's not A. I'd say D", "D"),
+        ("b", "B"),
+        (" (b).\n", "B"),
+        ("A", "A"),
+        ("a fish", None),
+        ("none of these", "None of these"),
+        ("B? No: None of these.", "None of these"),
+    ],
+)
+def test_a_choice_of_one_letter_is_told_from_the_word(text: str, named: str | None) -> None:
+    choices = ("A", "B", "C", "D", "None of these")
+    for answer in choices:
+        assert matcher("choice", [answer], choices).grade(text) == (answer == named)
+
+
+def test_small_letters_are_named_in_any_case() -> None:
+    assert matcher("choice", ["b"], ("a", "b")).grade("The answer is B.") == 1
+
+
+def test_the_same_choices_make_the_same_pattern() -> None:
+    """Whatever the process: a bench's state is of questions with these patterns."""
+    choices = tuple(f"{letter}-{number}" for letter in "abc" for number in range(4))
+    pattern = matcher("choice", ["a-0"], (*choices, "A")).extract["pattern"]
+    assert [pattern.index(one.replace("-", r"\-")) for one in choices] == sorted(
+        pattern.index(one.replace("-", r"\-")) for one in choices
+    )
+
+
+def test_what_majority_is_sent_names_the_same_choice() -> None:
+    extract = matcher("choice", ["B"], ("A", "B")).extract
+    sent = DecodingRequest.model_validate(
+        {"sequence": {"method": "majority", "candidates": 2, "extract": extract}}
+    )
+    assert sent.sequence.extract.answer("It is B, not a fish.") == "B"  # type: ignore[union-attr]
 
 
 def test_every_matcher_is_tried_above() -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from decoders.request import DecodingRequest
 from server.bench.methods import Setting, offered, read_settings, with_plain
 from server.calibration.errors import CalibrationError
+from server.config import Name
 
 ENGINES: dict[str, Any] = {
     "base": {"guides": ["polite"], "cache_methods": ["kvmerger", "snapkv"]},
@@ -35,6 +37,18 @@ def test_what_is_offered_is_compared_over_all_layers() -> None:
 def test_a_server_with_little_offers_little() -> None:
     bare = {"base": {"guides": [], "cache_methods": []}}
     assert [one.name for one in offered(catalogue("plain", engines=bare), [])] == ["plain"]
+
+
+def test_the_longest_names_that_a_server_has_are_settings_too() -> None:
+    engine, guide, preset = ("x" * 63 + end for end in "egp")
+    longest = TypeAdapter(Name).validate_python
+    with pytest.raises(ValidationError):
+        longest(engine + "x")
+    engines = {"base": {"guides": [longest(guide)], "cache_methods": []}, longest(engine): ENGINES["small"]}
+    small = {"sequence": {"method": "plain", "engine": "base"}}
+    cards = [{"id": f"{'m' * 100}:{longest(preset)}", "decoding": small}]
+    names = [one.name for one in offered(catalogue("plain", "genarm", engines=engines), cards)]
+    assert names == ["plain", f"plain {engine}", f":{preset}", f"genarm {guide}"]
 
 
 def test_presets_are_settings_and_none_is_there_twice() -> None:

@@ -3,7 +3,6 @@
 import math
 from itertools import product
 from random import Random
-from statistics import fmean
 
 import pytest
 
@@ -43,15 +42,56 @@ def test_paired_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert 0.92 <= held / n <= 0.99
 
 
-def test_scores_between_get_the_normal_interval() -> None:
-    ours, theirs = [0.5, 1.0, 0.25, 0.75], [0.25, 0.5, 0.25, 0.5]
-    found = difference(ours, theirs)
-    gaps = [0.25, 0.5, 0.0, 0.25]
-    spread = math.sqrt(sum((gap - fmean(gaps)) ** 2 for gap in gaps) / 3)
-    assert found.value == fmean(gaps)
-    assert found.high - found.value == pytest.approx(1.95996 * spread / 2, rel=1e-4)
-    assert mean(ours).value == 0.625
-    assert mean([0.5]).low == 0  # one question says nothing
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 15])
+@pytest.mark.parametrize(("count", "rare"), [(12, 0.1), (40, 0.05), (200, 0.02)])
+def test_rare_losses_of_scores_between_are_not_ruled_out_unseen(
+    alpha: float, count: int, rare: float
+) -> None:
+    """Equal scores but for rare losses: most small samples hold none, and a normal interval has no width."""
+    draw, held, runs = Random(2), 0, 200
+    for _ in range(runs):
+        theirs = [draw.choice((0.5, 1.0)) for _ in range(count)]
+        ours = [one - 0.5 if draw.random() < rare else one for one in theirs]
+        found = difference(ours, theirs, alpha)
+        held += found.low <= -0.5 * rare <= found.high
+        assert found.low <= found.value <= found.high
+    assert held / runs >= 1 - alpha
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 15])
+def test_intervals_of_scores_between_hold_the_truth_and_are_no_wider_than_they_need(alpha: float) -> None:
+    draw, held, runs, count = Random(3), 0, 200, 500
+    for _ in range(runs):
+        # Two kinds of questions, one after the other: their scores are not distributed alike.
+        scores = [draw.betavariate(4, 1 if i < count // 2 else 4) for i in range(count)]
+        found = mean(scores, alpha)
+        held += found.low <= (0.8 + 0.5) / 2 <= found.high
+        spread = math.sqrt(sum((one - found.value) ** 2 for one in scores) / (count - 1))
+        normal = 2 * quantile(alpha) * spread / math.sqrt(count)
+        assert normal < found.high - found.low < 1.8 * normal
+    assert held / runs >= 1 - alpha
+
+
+def test_equal_scores_are_as_sure_as_their_number_allows() -> None:
+    """The mean can lie as low as a share of zeros that would have been missed, with probability alpha / 2."""
+    for count in (12, 40, 200):
+        found = difference([0.5] * count, [0.5] * count)
+        assert found.value == 0
+        assert found.low == pytest.approx(-found.high)
+        exact = 1 - 0.025 ** (1 / count)  # Clopper and Pearson's bound of a loss's probability
+        assert exact < found.high < 1.6 * exact
+    for one in (0.0, 0.5, 1.0):
+        two = mean([one, 0.5])
+        assert two.high - two.low > 0.85  # they say next to nothing
+
+
+def test_scores_between_that_are_turned_round_give_the_negative() -> None:
+    draw = Random(4)
+    ours, theirs = ([draw.choice((0.0, 0.5, 1.0)) for _ in range(50)] for _ in range(2))
+    one, other = difference(ours, theirs), difference(theirs, ours)
+    assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low))
+    assert difference(ours, theirs, 0.01).low < one.low
+    assert difference(ours[::-1], theirs[::-1]).low == pytest.approx(one.low)  # in whatever order
 
 
 def test_wilson_widens_with_confidence() -> None:

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from decoders.errors import Refusal
 from server.bench import files, show
 from server.bench.choice import choose
+from server.bench.matching import matcher
 from server.bench.methods import Setting
 from server.bench.run import Run
 from server.bench.settings import BenchSettings
@@ -98,6 +101,21 @@ def test_rounds_that_an_interruption_divided_are_not_timed(tmp_path: Path) -> No
     assert (plain.rounds, quick.rounds) == (10, 9)
 
 
+def test_rounds_whose_settings_an_interruption_divided_are_not_compared_by_time(tmp_path: Path) -> None:
+    def made(name: str, index: int, number: int) -> dict[str, Any]:
+        """After plain decoding's part of round 3: the others' came hours later, of a machine half as fast."""
+        later = number > 3 or (number == 3 and name != "plain")
+        fixed = plainly(name, index, number)
+        return {**fixed, "session": 2, "ended": 2 * fixed["ended"] - 5.0} if later else fixed
+
+    run = run_of(tmp_path, made)
+    rows = summarise(run).rows
+    assert [row.rounds for row in rows] == [10, 9, 9]
+    assert [row.times.high for row in rows if row.times] == pytest.approx([1, 0.5, 3])
+    priced = summarise(Run(run.options.model_copy(update={"price": {"output": 1.0}}), run.task, run.state))
+    assert [row.rounds for row in priced.rows] == [10, 10, 10]  # tokens cost the same whenever
+
+
 def test_prices_are_of_tokens(tmp_path: Path) -> None:
     prices = {"prompt": 1.0, "output": 10.0, "small": 2.0}
     one = answer("x", 0, 0, generated=12, engines={"base": 4, "small": 6}, recomputed=5, scored=7)
@@ -105,6 +123,26 @@ def test_prices_are_of_tokens(tmp_path: Path) -> None:
     summary = summarise(run_of(tmp_path, plainly, price=prices))
     assert summary.unit == "price"
     assert [row.cost for row in summary.rows] == pytest.approx([(100 + 100) / 1e6] * 3)
+
+
+def test_an_answer_that_a_pattern_cannot_search_in_time_costs_no_report(tmp_path: Path) -> None:
+    made = matcher("regex", ["right"], pattern=r"^(?:(?:w|w)+)+$|right")
+    slow = "w" * 60 + "!"
+    with pytest.raises(Refusal):
+        made.grade(slow)
+
+    def answered(name: str, index: int, number: int) -> dict[str, Any]:
+        return {**plainly(name, index, number), "text": slow if (name, index) == ("quick", 3) else "right"}
+
+    run = run_of(tmp_path, answered)
+    asked = tuple(replace(one, grade=made.grade) for one in run.task.questions)
+    summary = summarise(Run(run.options, replace(run.task, questions=asked), run.state))
+    assert [row.unsearched for row in summary.rows] == [0, 1, 0]
+    assert summary.rows[1].scores == (*[1.0] * 3, 0.0, *[1.0] * (COUNT - 4))
+    said = "Answers that their pattern takes more than 0.2 s to search, so that they count as wrong: quick 1."
+    assert said in show.notes(summary)
+    found = json.loads(files.as_json(summary, choose(summary, 0.05, "quality")))
+    assert [one["unsearched"] for one in found["settings"]] == [0, 1, 0]
 
 
 def test_the_frontier_is_what_nothing_beats_in_both() -> None:
