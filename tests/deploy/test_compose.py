@@ -42,6 +42,18 @@ def test_services_are_hardened_and_reached_from_this_machine_only(compose: dict[
             assert expanded(port).startswith("127.0.0.1:"), name
 
 
+def test_decant_may_write_and_load_code_where_it_compiles(compose: dict[str, Any]) -> None:
+    """Docker's defaults are noexec, root as the owner, and the mode of the image's folder."""
+    mounts = dict(mount.split(":") for mount in compose["services"]["decant"]["tmpfs"])
+    assert set(mounts) == {"/tmp", "/home/decant"}
+    for path, options in mounts.items():
+        assert "exec" in options.split(","), path
+    given = dict(option.split("=") for option in mounts["/home/decant"].split(",") if "=" in option)
+    users = re.findall(r"^USER (\d+):(\d+)$", (DEPLOY / "Dockerfile.cpu").read_text(encoding="utf-8"), re.M)
+    assert (given["uid"], given["gid"]) == users[-1]
+    assert "mode=1777" in mounts["/tmp"].split(",")
+
+
 def test_decant_has_longer_to_stop_than_it_drains(compose: dict[str, Any]) -> None:
     service = compose["services"]["decant"]
     grace = int(expanded(service["stop_grace_period"]).removesuffix("s"))
