@@ -79,8 +79,22 @@ def test_files_that_are_mounted_or_built_from_exist(compose: dict[str, Any]) -> 
     assert (COMPOSE / build["context"] / build["dockerfile"]).resolve() == ROOT / "Dockerfile"
 
 
+def test_each_kind_of_image_has_a_tag_of_its_own(compose: dict[str, Any]) -> None:
+    """With one tag for both, the image that was built first is what runs."""
+    gpu = yaml.safe_load((COMPOSE / "compose.gpu.yaml").read_text(encoding="utf-8"))["services"]["decant"]
+    cpu = compose["services"]["decant"]
+    assert (expanded(cpu["image"]), expanded(gpu["image"])) == ("decant:0.1.0", "decant:0.1.0-cuda")
+    assert set(re.findall(r"\$\{(\w+)", cpu["image"])).isdisjoint(re.findall(r"\$\{(\w+)", gpu["image"]))
+    files = {"Dockerfile": "decant:0.1.0-cuda", "deploy/Dockerfile.cpu": "decant:0.1.0"}
+    for name, tag in files.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"\bdecant:\d\S*", text)) == {tag}, name
+    assert "ARG DECANT=decant:0.1.0-cuda\n" in (DEPLOY / "ray/Dockerfile").read_text(encoding="utf-8")
+
+
 def test_the_example_environment_has_every_variable() -> None:
-    used = set(re.findall(r"\$\{(\w+)", (COMPOSE / "compose.yaml").read_text(encoding="utf-8")))
+    texts = [(COMPOSE / name).read_text(encoding="utf-8") for name in ("compose.yaml", "compose.gpu.yaml")]
+    used = set(re.findall(r"\$\{(\w+)", "".join(texts)))
     lines = (COMPOSE / ".env.example").read_text(encoding="utf-8").splitlines()
     shown = {line.split("=")[0] for line in lines if line and not line.startswith("#")}
     assert used - {"HF_TOKEN"} == shown
