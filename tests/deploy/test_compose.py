@@ -103,6 +103,7 @@ def test_the_example_environment_has_every_variable() -> None:
 def test_secrets_are_made_and_not_in_the_repository(compose: dict[str, Any], tmp_path: Path) -> None:
     script = tmp_path / "make-secrets"
     script.write_bytes((COMPOSE / "make-secrets").read_bytes())
+    (tmp_path / "secrets").mkdir(mode=0o755)
     subprocess.run(["bash", str(script)], check=True, capture_output=True)
     made = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "secrets").iterdir()}
     assert set(made) == {Path(secret["file"]).name for secret in compose["secrets"].values()}
@@ -116,3 +117,29 @@ def test_secrets_are_made_and_not_in_the_repository(compose: dict[str, Any], tmp
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"deploy/compose/secrets/", "deploy/compose/.env"} <= set(ignored)
     assert os.access(COMPOSE / "make-secrets", os.X_OK)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_keys_of_ones_own_get_the_one_that_prometheus_has(tmp_path: Path, end: str) -> None:
+    script, keys = tmp_path / "make-secrets", tmp_path / "secrets/api-keys"
+    script.write_bytes((COMPOSE / "make-secrets").read_bytes())
+    keys.parent.mkdir()
+    keys.write_text(f"alice a-key-of-alices # and more\nb-key{end}", encoding="utf-8")
+    keys.chmod(0o444)
+
+    def made() -> str:
+        return subprocess.run(["bash", str(script)], check=True, capture_output=True, text=True).stdout
+
+    def known() -> list[bytes]:
+        return [key.digest for key in ServeSettings(host="0.0.0.0", api_keys_file=keys).known_keys()]
+
+    assert "added Prometheus's key" in made()
+    metrics = digest_of((keys.parent / "metrics-key").read_bytes())
+    assert known() == [digest_of(b"a-key-of-alices"), digest_of(b"b-key"), metrics]
+    before = keys.read_bytes()
+    assert "added" not in made()
+    assert keys.read_bytes() == before
+    keys.chmod(0o644)
+    keys.write_text(f"prometheus sha256:{metrics.hex().upper()}\n", encoding="utf-8")
+    made()
+    assert known() == [metrics]
