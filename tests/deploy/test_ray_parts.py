@@ -8,9 +8,11 @@ import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from starlette.types import Receive, Scope, Send
 
-from deploy.ray.metrics import AllReplicas, together
+from deploy.ray.application import GONE
+from deploy.ray.metrics import AllReplicas, Incomplete, shares, together
 from deploy.ray.placement import placement
 from deploy.ray.proxy import OneVoice
 from deploy.ray.settings import SET_BY_RAY, Arguments, read
@@ -200,13 +202,32 @@ def test_replicas_stand_side_by_side_in_one_exposition() -> None:
         assert {sample.labels["replica"] for sample in family.samples} == {"r1", "r2"}
 
 
-async def test_metrics_without_a_replicas_share_are_refused() -> None:
+def test_a_replica_that_is_gone_has_no_share() -> None:
+    told = [("r1", ONE), ActorDiedError(), ActorUnavailableError("gone", None), ("r2", "")]
+    assert shares(told, GONE) == {"r1": ONE, "r2": ""}
+
+
+FAILED = RayTaskError("metrics", "Traceback", RuntimeError("zqx"))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [[("r1", ONE), FAILED], [("r1", ONE), FAILED.as_instanceof_cause()], [ActorDiedError()], []],
+    ids=["its error", "its error by cause", "all gone", "none"],
+)
+def test_a_live_replicas_share_cannot_be_left_out(told: list[Any]) -> None:
+    with pytest.raises(Incomplete):
+        shares(told, GONE)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), Incomplete("a replica")], ids=repr)
+async def test_metrics_without_a_replicas_share_are_refused(error: Exception) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(200, "text/plain"))
         await send(body(b"own"))
 
     async def collect() -> bytes:
-        raise TimeoutError
+        raise error
 
     transport = httpx.ASGITransport(AllReplicas(app, collect))
     async with httpx.AsyncClient(transport=transport, base_url="http://ray") as client:
