@@ -1,6 +1,7 @@
 """The unit file, by systemd's own judgement."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def test_it_restarts_and_has_longer_to_stop_than_it_drains() -> None:
     assert int(found["TimeoutStopSec"].removesuffix("s")) >= drain + MARGIN
     assert found["KillMode"] == "mixed"
     assert found["RestartPreventExitStatus"] == "2"  # server.cli: wrong usage or configuration
+
+
+def test_a_stop_while_models_load_is_no_failure() -> None:
+    """systemd takes death by SIGTERM for success, but not the exit status that stands for it."""
+    assert options()["SuccessExitStatus"] == str(128 + signal.SIGTERM)  # server.lifecycle._leave_on_signals
 
 
 def test_caches_lie_where_it_may_write() -> None:
