@@ -36,6 +36,6 @@ VOLUME /models
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --start-interval=5s --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('DECANT_PORT', '8000') + '/health', timeout=4)"]
+    CMD ["python3", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('DECANT_PORT', '8000') + '/health', timeout=4)"]
 ENTRYPOINT ["decant", "serve"]
 CMD []

@@ -180,6 +180,7 @@ def test_metrics_are_scraped_with_a_key() -> None:
         ({**KEYS, "unknown": 1}, "unknown"),
         ({**KEYS, "config": {"api_keys": ["x"]}}, "/config"),
         ({**KEYS, "config": {"port": 1}}, "/config"),
+        ({**KEYS, "config": {"tls": {"certfile": "c", "keyfile": "k"}}}, "/config"),
         ({**KEYS, "keda": {"enabled": True, "minReplicas": 0}}, "/keda/minReplicas"),
         ({**KEYS, "image": {"repository": "a", "digest": "latest"}}, "/image/digest"),
         ({**KEYS, "shutdownMarginSeconds": 1}, "/shutdownMarginSeconds"),
