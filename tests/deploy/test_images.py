@@ -123,6 +123,17 @@ def test_the_health_check_asks_no_proxy(path: Path) -> None:
     assert (asked, through) == (["/health"], [])
 
 
+def test_what_is_preloaded_is_installed_and_found_on_every_architecture() -> None:
+    """A library that the loader does not find costs a line on stderr, and nobody notices."""
+    last = last_stage(DEPLOY / "Dockerfile.cpu")
+    variables = " ".join(argument for name, argument in last if name == "ENV")
+    (library,) = re.findall(r"\bLD_PRELOAD=(\S+)", variables)
+    assert library == "libtcmalloc_minimal.so.4"  # no slash: searched where the architecture's libraries lie
+    (run_,) = [argument for name, argument in last if name == "RUN"]
+    assert "libtcmalloc-minimal4 " in run_  # the package that holds it
+    assert run_.endswith(f"&& LD_PRELOAD={library} grep -q tcmalloc /proc/self/maps")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_layer_keeps_a_cache(path: Path) -> None:
     environment = " ".join(argument for name, argument in instructions(path) if name == "ENV")
