@@ -67,7 +67,7 @@ def accounts(
     errors = Counter(o.error or "?" for o in outcomes if not o.ok and not o.refused)
     ids = {outcome.id for outcome in outcomes}
     ours = Counter((outcome.route, str(outcome.status)) for outcome in outcomes)
-    booked = Counter() if counted is None else counted
+    booked: Counter[tuple[str, str]] = Counter() if counted is None else counted
     differing = {key: (ours[key], booked[key]) for key in ours | booked if ours[key] != booked[key]}
     compared = "its metrics were not to be had" if counted is None else str(differing or "equal")
     verdicts = [

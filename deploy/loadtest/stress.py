@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ async def measure(url: str, key: str | None, server: Server | None, plan: Plan) 
             stages: dict[str, list[Measured]] = {}
             with suppress(Silent):  # what there is says so, and is reported
                 stages = await play(runner, plan)
-        counted = None
+        counted: Counter[tuple[str, str]] | None = None
         with suppress(aiohttp.ClientError, TimeoutError):
             async with asyncio.timeout(COUNTED):
                 counted = await moved(client.session, before, client.sent)

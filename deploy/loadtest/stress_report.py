@@ -39,7 +39,8 @@ def markdown(
     around: dict[str, Any], evidence: Evidence, verdicts: Sequence[Verdict], plots: Sequence[str]
 ) -> str:
     """The report as Markdown."""
-    capacity, kinds = "**not found**", {}
+    capacity = "**not found**"
+    kinds: dict[str, dict[str, Any]] = {}
     if evidence.stages:
         capacity = f"**{evidence.stages['capacity'][0].stage.rate:.1f} requests a second**"
         kinds = evidence.stages["steady"][0].by_kind()
