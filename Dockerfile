@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
 # Decant for NVIDIA GPUs (sm_80, sm_90; others by PTX), in vLLM's own image. For CPUs: deploy/Dockerfile.cpu.
-#   docker build -t decant .
+#   docker build -t decant:0.1.0-cuda .
 #   docker run --gpus all --ipc=host -p 8000:8000 -v ./keys:/run/secrets/decant-keys:ro \
-#     -e DECANT_API_KEYS_FILE=/run/secrets/decant-keys decant Qwen/Qwen3-8B
+#     -e DECANT_API_KEYS_FILE=/run/secrets/decant-keys decant:0.1.0-cuda Qwen/Qwen3-8B
 # Pin by digest where builds must repeat: --build-arg VLLM=vllm/vllm-openai@sha256:...
 ARG VLLM=vllm/vllm-openai:v0.32.0
 ARG CUDA=nvidia/cuda:13.0.1-devel-ubuntu22.04
@@ -36,6 +36,6 @@ VOLUME /models
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --start-interval=5s --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('DECANT_PORT', '8000') + '/health', timeout=4)"]
+    CMD ["python3", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('DECANT_PORT', '8000') + '/health', timeout=4)"]
 ENTRYPOINT ["decant", "serve"]
 CMD []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from vllm.utils.gc_utils import freeze_gc_heap
 
+from server.acceptance import Engine
 from server.app import build_app
 from server.config import ServeSettings
 from server.engine import DecodingEngine
@@ -45,20 +46,22 @@ async def assemble(settings: ServeSettings) -> Assembly:
     """
     plans = plan_engines(settings)
     metrics = EngineMetrics()
-    engines = await start_engines(plans, metrics)
-    deployment = describe(plans, engines, settings.default_engine_name())
-    limit, restarts = settings.limits.prompt_tokens, settings.restart_engines > 0
     tracing = tracing_to(settings.otlp_endpoint) if settings.otlp_endpoint else None
-    seen = tracing.engines(engines) if tracing is not None else engines
-    engine = DecodingEngine(seen, deployment, limit, restarts)
+    engines: dict[str, Engine] = {}
     try:
+        engines = await start_engines(plans, metrics)
+        deployment = describe(plans, engines, settings.default_engine_name())
+        limit, restarts = settings.limits.prompt_tokens, settings.restart_engines > 0
+        seen = tracing.engines(engines) if tracing is not None else engines
+        engine = DecodingEngine(seen, deployment, limit, restarts)
         require_presets(settings, deployment)
         app = build_app(engine, settings, metrics, tracing)
         made = Assembly(app, Supervisor(engine, engines, plans, settings), tracing)
         await asyncio.to_thread(made.state.handlers.warmup)
         await engine.get_supported_tasks()  # vLLM would ask at the first request, and again after a death
     except BaseException:
-        await asyncio.to_thread(engine.shutdown, 0)
+        for started in engines.values():
+            await asyncio.to_thread(started.shutdown, timeout=0)
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
         raise

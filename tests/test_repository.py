@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from server.auth import ALWAYS_OPEN
 from server.config import ServeSettings
+from server.playground import assets
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
@@ -77,3 +79,12 @@ def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
     settings = ServeSettings(**{**example, "api_keys_file": keys})
     assert list(settings.preset_table()) == ["qwen3:quick", "qwen3:kv50"]
     assert [key.name for key in settings.known_keys()] == ["key-1"]
+
+
+def test_security_says_all_that_needs_no_key() -> None:
+    """The table of who may do what names each path that is open by default, and the setting that shuts it."""
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| anyone else .*$", text, re.MULTILINE)
+    allowed = set(re.findall(r"`([^`]+)`", row.split("|")[2]))
+    folders = {path[: path.rindex("/") + 1] for path in assets()}
+    assert allowed == ALWAYS_OPEN | folders | {"playground: false"}

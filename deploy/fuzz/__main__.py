@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from deploy.fuzz.campaign import KINDS, Tally, Target, fuzz
 from deploy.fuzz.report import Run, markdown
@@ -64,22 +65,39 @@ def golden(target: Target) -> Any:
         return repr(error)
 
 
+def answers(server: Server) -> bool:
+    """Whether the server is there and says that it is well."""
+    if server.process.poll() is not None:
+        return False
+    try:
+        return httpx.get(f"{server.url}/health", timeout=10, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def memory(server: Server) -> dict[str, int]:
+    """`resident` of the server; nothing if it has ended."""
+    try:
+        return resident(server.process.pid) if server.process.poll() is None else {}
+    except psutil.NoSuchProcess:
+        return {}
+
+
 def run(server: Server, target: Target, requests: int, seed: int) -> Run:
     """Send at least so many requests, in rounds of every kind, each with a seed of its own."""
     warm = Tally()
     for kind in KINDS:  # what the first requests of a kind make the processes load is no growth
         fuzz(target, kind, WARM_UP, seed - 1, warm)
     expected = golden(target)
-    before, start = resident(server.process.pid), time.monotonic()
+    before, start = memory(server), time.monotonic()
     tally = Tally()
     number = 0
-    while tally.sent < requests and server.process.poll() is None:
+    while tally.sent < requests and answers(server):
         for kind in KINDS:
             fuzz(target, kind, ROUND, seed + number, tally, coverage=number == 0)
         number += 1
         print(f"fuzz: {tally.sent} of {requests} requests", file=sys.stderr)
-    alive = server.process.poll() is None
-    after = resident(server.process.pid) if alive else {}
+    alive, after = answers(server), memory(server)
     return Run(
         tally=tally,
         seed=seed,
@@ -87,7 +105,7 @@ def run(server: Server, target: Target, requests: int, seed: int) -> Run:
         memory_before=before,
         memory_after=after,
         growth=growth(before, after),
-        alive=alive and httpx.get(f"{target.url}/health", timeout=10, trust_env=False).status_code == 200,
+        alive=alive,
         same_answer=alive and golden(target) == expected and isinstance(expected, list),
     )
 

@@ -16,8 +16,10 @@ class Evidence:
     """What a run left behind.
 
     Attributes:
-        stages: measured stages by what they are for; `all_stages` in the order of the run.
-        counted: the server's own count of POST requests by route and status, over the run.
+        stages: measured stages by what they are for, empty if the server stopped answering before the last;
+            `all_stages` in the order of the run.
+        counted: the server's own count of POST requests by route and status, over the run; None if it did not
+            tell it in the end.
         lines: its log's lines about this run's requests by id and status; None if its log cannot be read.
         looks: its memory over time; empty if it cannot be seen.
     """
@@ -26,7 +28,7 @@ class Evidence:
     all_stages: list[Measured]
     outcomes: list[Outcome]
     sent: int
-    counted: Counter[tuple[str, str]]
+    counted: Counter[tuple[str, str]] | None
     lines: Counter[tuple[str, int]] | None
     looks: list[Look]
 
@@ -43,6 +45,9 @@ class Verdict:
 def judge(evidence: Evidence) -> list[Verdict]:
     """Every criterion's verdict."""
     verdicts = accounts(evidence.outcomes, evidence.sent, evidence.counted, evidence.lines)
+    if not evidence.stages:
+        found = f"no good answer in the stage '{evidence.all_stages[-1].stage.name}'"
+        return [Verdict("the server answers to the end", found, False), *verdicts]
     within = [m for name in ("calm", "steady") for m in evidence.stages[name]]
     refused, sent = (sum(m.numbers[name] for m in within) for name in ("refused", "sent"))
     verdicts.append(Verdict("no refusals well within capacity", f"{refused} of {sent}", not refused))
@@ -55,14 +60,16 @@ def judge(evidence: Evidence) -> list[Verdict]:
 def accounts(
     outcomes: list[Outcome],
     sent: int,
-    counted: Counter[tuple[str, str]],
+    counted: Counter[tuple[str, str]] | None,
     lines: Counter[tuple[str, int]] | None,
 ) -> list[Verdict]:
     """Whether every request came to one proper end, and the server's books say the same; see `Evidence`."""
     errors = Counter(o.error or "?" for o in outcomes if not o.ok and not o.refused)
     ids = {outcome.id for outcome in outcomes}
     ours = Counter((outcome.route, str(outcome.status)) for outcome in outcomes)
-    differing = {key: (ours[key], counted[key]) for key in ours | counted if ours[key] != counted[key]}
+    booked: Counter[tuple[str, str]] = Counter() if counted is None else counted
+    differing = {key: (ours[key], booked[key]) for key in ours | booked if ours[key] != booked[key]}
+    compared = "its metrics were not to be had" if counted is None else str(differing or "equal")
     verdicts = [
         Verdict("no unexpected errors", f"{errors.total()} {dict(errors) or ''}".strip(), not errors),
         Verdict(
@@ -70,7 +77,11 @@ def accounts(
             f"{len(ids)} ids of {sent} sent",
             len(ids) == len(outcomes) == sent,
         ),
-        Verdict("the server counted the same, by route and status", str(differing or "equal"), not differing),
+        Verdict(
+            "the server counted the same, by route and status",
+            compared,
+            counted is not None and not differing,
+        ),
     ]
     if lines is not None:
         expected = Counter((outcome.id, outcome.status) for outcome in outcomes)

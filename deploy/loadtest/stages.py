@@ -91,6 +91,10 @@ def p95(stages: Iterable[Measured]) -> float:
     return percentile(found, 0.95) if found else float("inf")
 
 
+class Silent(Exception):
+    """Nothing of a stage, or nothing good, was answered: the server is gone, hangs or fails."""
+
+
 class Runner:
     """Runs stages one after the other, each with requests of its own."""
 
@@ -100,7 +104,7 @@ class Runner:
         self.measured: list[Measured] = []
 
     async def run(self, stage: Stage) -> Measured:
-        """Run one stage to its last answer."""
+        """Run one stage to its last answer. Errors: Silent if none came; the stage is kept all the same."""
         seed = next(self.seeds)
         began = time.perf_counter() - self.client.start
         if stage.workers:
@@ -112,4 +116,6 @@ class Runner:
         self.client.settle()
         measured = Measured(stage, self.client.outcomes[before:], began)
         self.measured.append(measured)
+        if not any(outcome.status for outcome in measured.outcomes):
+            raise Silent(stage.name)
         return measured

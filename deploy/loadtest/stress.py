@@ -11,8 +11,9 @@ import secrets
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import aiohttp
 from deploy.loadtest.criteria import Evidence, judge
 from deploy.loadtest.report import machine
 from deploy.loadtest.servers import Failure, Server, embedded_models
-from deploy.loadtest.stages import Measured, Runner, Stage
+from deploy.loadtest.stages import Measured, Runner, Silent, Stage
 from deploy.loadtest.stress_report import write
 from deploy.loadtest.traffic import traffic
 from deploy.loadtest.watch import counts, logged, moved, watching
@@ -31,6 +32,7 @@ RAMP = (0.4, 0.55, 0.7, 0.85, 1.0)  # of the best closed loop's rate
 OVERLOAD = 3.0
 CALM, BUSY, BURSTINESS = 0.5, 0.6, 0.3
 PAIRS = 3
+COUNTED = 30.0  # seconds that the server has to tell its own count in the end
 RUNNING, WAITING = 8, 4  # a core: from here on more requests at once give no more answers a second
 
 
@@ -58,6 +60,8 @@ async def play(runner: Runner, plan: Plan) -> dict[str, list[Measured]]:
         await runner.run(Stage(f"closed loop {workers}", plan.closed, workers=workers)) for workers in CLOSED
     ]
     best = max(measured.numbers["answered_per_s"] for measured in closed)
+    if not best:
+        raise Silent(closed[-1].stage.name)
     ramp = [await runner.run(Stage(f"ramp {share:g}", plan.step, best * share)) for share in RAMP]
     capacity = ([measured for measured in ramp if measured.keeps_up()] or ramp[:1])[-1].stage.rate
     half = plan.steady / 2
@@ -86,8 +90,13 @@ async def measure(url: str, key: str | None, server: Server | None, plan: Plan) 
         before = await counts(client.session)
         runner = Runner(client)
         async with watching(server.process.pid if server else None, client.start) as looks:
-            stages = await play(runner, plan)
-        counted = await moved(client.session, before, client.sent)
+            stages: dict[str, list[Measured]] = {}
+            with suppress(Silent):  # what there is says so, and is reported
+                stages = await play(runner, plan)
+        counted: Counter[tuple[str, str]] | None = None
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(COUNTED):
+                counted = await moved(client.session, before, client.sent)
     lines = logged(server.log, run) if server else None
     return Evidence(stages, runner.measured, client.outcomes, client.sent, counted, lines, looks)
 

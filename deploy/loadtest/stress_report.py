@@ -20,7 +20,7 @@ TIMES = {"latency": "end to end", "first": "to first token", "gap": "between tok
 def write(folder: Path, around: dict[str, Any], evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
     """Write stress.md, stress.json and the plots into `folder`; the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    plots = [plot_load(evidence, folder), plot_kinds(evidence, folder)]
+    plots = [plot_load(evidence, folder), plot_kinds(evidence, folder)] if evidence.stages else []
     if evidence.looks:
         plots.append(plot_memory(evidence, folder))
     text = markdown(around, evidence, verdicts, [path.name for path in plots])
@@ -39,7 +39,11 @@ def markdown(
     around: dict[str, Any], evidence: Evidence, verdicts: Sequence[Verdict], plots: Sequence[str]
 ) -> str:
     """The report as Markdown."""
-    capacity = evidence.stages["capacity"][0].stage.rate
+    capacity = "**not found**"
+    kinds: dict[str, dict[str, Any]] = {}
+    if evidence.stages:
+        capacity = f"**{evidence.stages['capacity'][0].stage.rate:.1f} requests a second**"
+        kinds = evidence.stages["steady"][0].by_kind()
     lines = [
         "# Load with mixed methods",
         "",
@@ -48,7 +52,7 @@ def markdown(
         f"flags: `{around['flags'] or 'none'}`; "
         f"load averages before: {around['load_before']}. The client runs on the same machine.",
         "",
-        f"Capacity by the ramp: **{capacity:.1f} requests a second**. {evidence.sent} requests were sent.",
+        f"Capacity by the ramp: {capacity}. {evidence.sent} requests were sent.",
         "",
         "| criterion | found | |",
         "| --- | --- | --- |",
@@ -65,7 +69,7 @@ def markdown(
         "",
         "| kind of request | sent | p50, p95, p99 s | TTFT p50, p95 s | inter-token p50, p95 ms |",
         "| --- | --: | --- | --- | --- |",
-        *(_kind_row(name, found) for name, found in evidence.stages["steady"][0].by_kind().items()),
+        *(_kind_row(name, found) for name, found in kinds.items()),
         "",
         *(f"![{Path(name).stem}]({name})\n" for name in plots),
     ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.loadtest.memory import resident
@@ -28,7 +29,10 @@ class Look:
 
 @asynccontextmanager
 async def watching(pid: int | None, start: float) -> AsyncIterator[list[Look]]:
-    """Looks at the memory of a process and its engines while the context is open; none without a pid."""
+    """Looks at the memory of a process and its engines while the context is open; none without a pid.
+
+    They end with the process.
+    """
     looks: list[Look] = []
 
     async def look() -> None:
@@ -41,7 +45,7 @@ async def watching(pid: int | None, start: float) -> AsyncIterator[list[Look]]:
         yield looks
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, psutil.NoSuchProcess):
             await task
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from deploy.ray.placement import placement
 from deploy.ray.proxy import IMPORT_PATH, VARIABLE
@@ -20,6 +22,7 @@ from server.config import ConfigError
 PROBES = 16  # requests beside those that generate: /health, /metrics, /v1/models
 ABORTS = 15.0  # seconds beyond the drain that a replica may take to end
 METRICS_TIMEOUT = 5.0  # seconds that a replica has to tell its metrics
+GONE = (ActorDiedError, ActorUnavailableError)  # of a replica: Serve replaces it
 HEALTH = 3.0  # seconds between looks at a replica's engines; three failures replace it
 
 
@@ -64,16 +67,18 @@ class Replica:
         return serve.get_replica_context().replica_id.unique_id, bytes(response.body).decode()
 
     async def _all_metrics(self) -> bytes:
-        """The exposition of every replica. Errors: TimeoutError if a live one does not tell it in time."""
-        from deploy.ray.metrics import together
+        """The exposition of every replica. Errors: TimeoutError, Incomplete if a live one tells none."""
+        from deploy.ray.metrics import Incomplete, shares, together
 
         context = serve.get_replica_context()
         handle = serve.get_deployment_handle(context.deployment, context.app_name)
-        told = await handle.broadcast("metrics").results_async(
-            timeout_s=METRICS_TIMEOUT, return_exceptions=True
-        )
-        texts = dict(answer for answer in told if not isinstance(answer, BaseException))
-        return await asyncio.to_thread(together, texts)
+        try:
+            told = await handle.broadcast("metrics").results_async(
+                timeout_s=METRICS_TIMEOUT, return_exceptions=True
+            )
+        except DeploymentUnavailableError as error:
+            raise Incomplete("Serve knows of no replica") from error
+        return await asyncio.to_thread(together, shares(told, GONE))
 
     async def __del__(self) -> None:
         if (made := getattr(self, "made", None)) is not None:

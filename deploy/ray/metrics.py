@@ -1,6 +1,7 @@
 """/metrics for all replicas: one scrape, whichever replica answers it, and every sample says whose it is."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
@@ -9,6 +10,8 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError, unavailable
+
+logger = logging.getLogger("decant.server")
 
 LABEL = "replica"
 
@@ -38,15 +41,43 @@ def together(texts: Mapping[str, str]) -> bytes:
     return generate_latest(registry)
 
 
+class Incomplete(Exception):
+    """The share of a replica that lives is missing."""
+
+
+def shares(
+    told: Iterable[tuple[str, str] | BaseException], gone: tuple[type[BaseException], ...]
+) -> dict[str, str]:
+    """Expositions by replica.
+
+    Args:
+        told: what each replica answered, its id and its exposition, or the error that came instead.
+        gone: errors that say that a replica cannot be reached; it has no share then.
+
+    Errors: Incomplete for any other error, and if no replica is left.
+    """
+    texts: dict[str, str] = {}
+    for answer in told:
+        if not isinstance(answer, BaseException):
+            replica, text = answer
+            texts[replica] = text
+        elif not isinstance(answer, gone):
+            raise Incomplete("a replica could not tell its metrics") from answer
+    if not texts:
+        raise Incomplete("no replica can be reached")
+    return texts
+
+
 def _incomplete() -> ApiError:
-    return unavailable("A replica did not tell its metrics in time.", "metrics_incomplete")
+    return unavailable("A replica did not tell its metrics.", "metrics_incomplete")
 
 
 class AllReplicas:
     """Answers GET /metrics with `collect()` where the application itself would have answered it with 200.
 
     The application is asked first, so that keys, methods and errors stay its own. Where `collect` raises
-    TimeoutError the answer is a 503: counters without one replica's share would look as if it had died.
+    TimeoutError or Incomplete the answer is a 503: counters without one replica's share would look as if it
+    had died.
     """
 
     def __init__(self, app: ASGIApp, collect: Callable[[], Awaitable[bytes]]) -> None:
@@ -70,7 +101,8 @@ class AllReplicas:
         if start is not None:
             try:
                 body = await self.collect()
-            except TimeoutError:
+            except (TimeoutError, Incomplete):
+                logger.warning("the metrics of all replicas are incomplete", exc_info=True)
                 await _incomplete().response()(scope, receive, send)
                 return
             headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]

@@ -49,7 +49,7 @@ class Cluster:
             self.process = subprocess.Popen(
                 [str(SERVE), "run", str(path)],
                 cwd=ROOT,
-                env={**environment(), **variables},
+                env={**environment(keep=()), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -122,6 +122,14 @@ def test_gpus_are_asked_for_by_value() -> None:
     assert "nvidia.com/gpu" not in container(rendered(KEYS))["resources"]["limits"]
 
 
+def test_pods_with_gpus_run_the_image_for_gpus() -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
+    assert container(rendered(KEYS))["image"] == f"decant:{version}"
+    assert container(rendered(EVERYTHING))["image"] == f"decant:{version}-cuda"
+    own = rendered({**EVERYTHING, "image": {"tag": "mine"}})
+    assert container(own)["image"] == "decant:mine"
+
+
 def test_keys_come_from_a_secret() -> None:
     objects = rendered(EVERYTHING)
     assert objects["Secret"]["stringData"]["keys"].split() == ["k1", "k2"]
@@ -172,6 +180,8 @@ def test_metrics_are_scraped_with_a_key() -> None:
         ({**KEYS, "unknown": 1}, "unknown"),
         ({**KEYS, "config": {"api_keys": ["x"]}}, "/config"),
         ({**KEYS, "config": {"port": 1}}, "/config"),
+        ({**KEYS, "config": {"tls": {"certfile": "c", "keyfile": "k"}}}, "/config"),
+        ({**KEYS, "keda": {"enabled": True, "minReplicas": 0}}, "/keda/minReplicas"),
         ({**KEYS, "image": {"repository": "a", "digest": "latest"}}, "/image/digest"),
         ({**KEYS, "shutdownMarginSeconds": 1}, "/shutdownMarginSeconds"),
         ({**KEYS, "serviceMonitor": {"enabled": True}}, "bearerTokenSecret.name"),

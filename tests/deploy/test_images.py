@@ -5,8 +5,13 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,13 +67,71 @@ def test_it_serves_is_watched_and_drains(path: Path) -> None:
     compile(check[-1], "healthcheck", "exec")
 
 
-@pytest.mark.parametrize("path", SERVERS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_health_check_fails_where_nothing_listens(path: Path) -> None:
+def checked(path: Path, port: int, **environ: str) -> bool:
+    """Whether an image's health check holds of the server on this port."""
     check = json.loads(dict(last_stage(path))["HEALTHCHECK"].split("CMD ", 1)[1])
     done = subprocess.run(
-        [sys.executable, *check[1:]], env={"DECANT_PORT": "1"}, capture_output=True, check=False
+        [sys.executable, *check[1:]],
+        env={"DECANT_PORT": str(port), **environ},
+        capture_output=True,
+        timeout=30,
+        check=False,
     )
-    assert done.returncode != 0
+    return done.returncode == 0
+
+
+@contextmanager
+def answering(status: int) -> Iterator[tuple[int, list[str]]]:
+    """A server that answers everything with `status`: its port, and the targets it was asked for."""
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port, asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_health_check_says_what_the_server_says(path: Path) -> None:
+    with answering(200) as (port, asked):
+        assert checked(path, port)
+    assert asked == ["/health"]
+    assert not checked(path, port), "nothing listens there any more"
+    with answering(503) as (port, asked):
+        assert not checked(path, port)
+    assert asked == ["/health"]
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_health_check_asks_no_proxy(path: Path) -> None:
+    with answering(200) as (port, asked), answering(503) as (proxy, through):
+        address = f"http://127.0.0.1:{proxy}"
+        assert checked(path, port, http_proxy=address, HTTP_PROXY=address, all_proxy=address)
+    assert (asked, through) == (["/health"], [])
+
+
+def test_what_is_preloaded_is_installed_and_found_on_every_architecture() -> None:
+    """A library that the loader does not find costs a line on stderr, and nobody notices."""
+    last = last_stage(DEPLOY / "Dockerfile.cpu")
+    variables = " ".join(argument for name, argument in last if name == "ENV")
+    (library,) = re.findall(r"\bLD_PRELOAD=(\S+)", variables)
+    assert library == "libtcmalloc_minimal.so.4"  # no slash: searched where the architecture's libraries lie
+    (run_,) = [argument for name, argument in last if name == "RUN"]
+    assert "libtcmalloc-minimal4 " in run_  # the package that holds it
+    assert run_.endswith(f"&& LD_PRELOAD={library} grep -q tcmalloc /proc/self/maps")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import yaml
 
+from server.middleware import PROBES
 from server.models import EMBEDDED_ARGUMENTS
 from tests.deploy.tools import DEPLOY, run
 from tests.e2e.process import serving
@@ -92,6 +93,16 @@ def test_every_metric_of_decants_own_has_a_panel(exposed: set[str]) -> None:
     ours = {name for name in exposed if name.startswith("decant_") and not name.endswith("_created")}
     missing = {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours} - families
     assert not missing, f"no panel shows {sorted(missing)}"
+
+
+def test_probes_and_scrapes_are_no_requests() -> None:
+    """Whatever adds the requests of all routes up leaves out what monitoring sends."""
+    sums = {where: expr for where, expr in expressions().items() if "sum(rate(decant_requests_total" in expr}
+    assert {"decant:requests:error_ratio5m", "DecantErrors", "panel Failed (5xx) A"} <= set(sums)
+    for where, expression in sums.items():
+        for selector in re.findall(r"sum\(rate\(decant_requests_total(.*?)\[", expression):
+            (left_out,) = re.findall(r'route!~"([^"]*)"', selector) or [""]
+            assert set(left_out.split("|")) == PROBES, where
 
 
 def test_the_dashboard_is_one_that_grafana_lays_out() -> None:

@@ -1,18 +1,23 @@
 """The parts of deploy/ray that need no cluster."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from starlette.types import Receive, Scope, Send
 
-from deploy.ray.metrics import AllReplicas, together
+from deploy.ray.application import GONE
+from deploy.ray.metrics import AllReplicas, Incomplete, shares, together
 from deploy.ray.placement import placement
 from deploy.ray.proxy import OneVoice
-from deploy.ray.settings import Arguments, read
-from server.config import ConfigError
+from deploy.ray.settings import SET_BY_RAY, Arguments, read
+from server.config import ConfigError, ServeSettings
+from tests.deploy.tools import DEPLOY, ROOT
 
 
 def settings(**given: Any) -> Any:
@@ -22,10 +27,52 @@ def settings(**given: Any) -> Any:
 # ---- settings ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["host", "port", "api_keys"])
+@pytest.mark.parametrize("name", [*SET_BY_RAY, "api_keys"])
 def test_what_ray_decides_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"settings.{name} cannot be set here"):
         settings(**{name: "x"})
+
+
+DECIDED = {
+    "config": "other.yaml",
+    "host": "127.0.0.1",
+    "port": 9000,
+    "tls": {"min_version": "1.3"},
+    "connections": {"most": 10},
+    "death_grace_seconds": 1,
+}
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_what_ray_decides_is_refused_in_the_file_too(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "decant.yaml"
+    file.write_text(yaml.safe_dump({"allow_no_api_key": True, name: DECIDED[name]}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"^{name}, .* does nothing under Ray"):
+        read(Arguments(config=file))
+    assert DECIDED.keys() == SET_BY_RAY.keys()
+
+
+def test_what_ray_decides_is_refused_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECANT_CONNECTIONS__MOST", "10")
+    with pytest.raises(ConfigError, match=r"^connections, .* does nothing under Ray"):
+        settings()
+
+
+def test_the_images_own_host_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECANT_HOST", "0.0.0.0")
+    assert settings().drain_seconds == 30
+
+
+def test_nothing_that_only_the_listening_half_reads_is_forgotten() -> None:
+    """Every setting that server.lifecycle alone acts on is refused."""
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "server").glob("**/*.py")}
+    own = ROOT / "server/lifecycle.py"
+    read_there = set(re.findall(r"settings\.(\w+)", sources.pop(own))) & ServeSettings.model_fields.keys()
+    elsewhere = "".join(text for path, text in sources.items() if path.name != "config.py")
+    elsewhere += (DEPLOY / "ray/application.py").read_text(encoding="utf-8")
+    only = {name for name in read_there if not re.search(rf"settings\.{name}\b", elsewhere)}
+    assert only
+    assert only <= SET_BY_RAY.keys()
 
 
 def test_a_key_is_asked_for_whatever_the_address() -> None:
@@ -155,13 +202,32 @@ def test_replicas_stand_side_by_side_in_one_exposition() -> None:
         assert {sample.labels["replica"] for sample in family.samples} == {"r1", "r2"}
 
 
-async def test_metrics_without_a_replicas_share_are_refused() -> None:
+def test_a_replica_that_is_gone_has_no_share() -> None:
+    told = [("r1", ONE), ActorDiedError(), ActorUnavailableError("gone", None), ("r2", "")]
+    assert shares(told, GONE) == {"r1": ONE, "r2": ""}
+
+
+FAILED = RayTaskError("metrics", "Traceback", RuntimeError("zqx"))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [[("r1", ONE), FAILED], [("r1", ONE), FAILED.as_instanceof_cause()], [ActorDiedError()], []],
+    ids=["its error", "its error by cause", "all gone", "none"],
+)
+def test_a_live_replicas_share_cannot_be_left_out(told: list[Any]) -> None:
+    with pytest.raises(Incomplete):
+        shares(told, GONE)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), Incomplete("a replica")], ids=repr)
+async def test_metrics_without_a_replicas_share_are_refused(error: Exception) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(200, "text/plain"))
         await send(body(b"own"))
 
     async def collect() -> bytes:
-        raise TimeoutError
+        raise error
 
     transport = httpx.ASGITransport(AllReplicas(app, collect))
     async with httpx.AsyncClient(transport=transport, base_url="http://ray") as client:

@@ -9,6 +9,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from deploy.ray.placement import placement
 from deploy.ray.settings import Arguments, read
+from server.config import ConfigError, check_variables
 from tests.deploy.tools import DEPLOY, ROOT
 
 RAY = DEPLOY / "ray"
@@ -79,6 +80,14 @@ def test_kubernetes_would_take_the_pods(name: str) -> None:
     validate.validate(pod, "1.37", strict=True)
     (container,) = pods()[name]["containers"]
     assert pods()[name]["securityContext"]["runAsNonRoot"] is True
+    assert pods()[name]["enableServiceLinks"] is False  # see the test below
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     volumes = {volume["name"] for volume in pods()[name]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+
+
+def test_the_links_to_the_service_would_be_settings_that_do_not_exist() -> None:
+    """What a kubelet sets for KubeRay's service unless a pod says enableServiceLinks: false."""
+    service = f"{manifest()['metadata']['name']}-serve-svc".replace("-", "_").upper()
+    with pytest.raises(ConfigError, match=f"{service}_SERVICE_HOST: no setting has this name"):
+        check_variables({f"{service}_SERVICE_HOST": "10.0.0.1", f"{service}_SERVICE_PORT": "8000"})

@@ -1,6 +1,7 @@
 """The unit file, by systemd's own judgement."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def options() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]\w*=", line))
 
 
+def variables() -> dict[str, str]:
+    lines = UNIT.read_text(encoding="utf-8").splitlines()
+    given = [line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")]
+    return dict(one.split("=", 1) for one in given)
+
+
 def test_systemd_reads_it_without_complaint(unit: Path) -> None:
     assert run("systemd-analyze", "verify", unit) == ""
 
@@ -44,3 +51,17 @@ def test_it_restarts_and_has_longer_to_stop_than_it_drains() -> None:
     assert int(found["TimeoutStopSec"].removesuffix("s")) >= drain + MARGIN
     assert found["KillMode"] == "mixed"
     assert found["RestartPreventExitStatus"] == "2"  # server.cli: wrong usage or configuration
+
+
+def test_a_stop_while_models_load_is_no_failure() -> None:
+    """systemd takes death by SIGTERM for success, but not the exit status that stands for it."""
+    assert options()["SuccessExitStatus"] == str(128 + signal.SIGTERM)  # server.lifecycle._leave_on_signals
+
+
+def test_caches_lie_where_it_may_write() -> None:
+    """vLLM keeps them under XDG_CACHE_HOME or HOME, Triton and FlashInfer under HOME."""
+    found = options()
+    assert (found["DynamicUser"], found["ProtectSystem"]) == ("yes", "strict")
+    state = f"/var/lib/{found['StateDirectory']}"
+    assert {name: variables()[name] for name in ("HOME", "HF_HOME")} == {"HOME": state, "HF_HOME": state}
+    assert found["WorkingDirectory"] == state

@@ -5,6 +5,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -187,3 +188,68 @@ def test_more_memory_than_there_is() -> None:
     line = refused(["--engine-args", json.dumps({"kv_cache_memory_bytes": 1 << 50}), "--port", "0"])
     assert "memory" in line
     assert "kv_cache_memory_bytes" in line
+
+
+# ---- what is found out beside the engines ----------------------------------------------------------------
+
+
+def test_traces_without_opentelemetry(tmp_path: Path) -> None:
+    """An installation without the extra `otel` hears of it before models load."""
+    exporter = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+    written(tmp_path, "sitecustomize.py", f"import sys\nsys.modules[{exporter!r}] = None\n")
+    line = refused(["--otlp-endpoint", "http://127.0.0.1:4318", "--port", "0"], {"PYTHONPATH": str(tmp_path)})
+    assert "otlp_endpoint" in line
+    assert "'otel'" in line
+
+
+FAILS_AFTER_LOADING = """
+import asyncio
+
+import psutil
+
+from server.cli import set_up
+from server.config import ServeSettings
+from server.models import EMBEDDED_ARGUMENTS
+
+
+def cores():
+    children = psutil.Process().children(recursive=True)
+    return [p for p in children if "EngineCore" in " ".join([p.name(), *p.cmdline()])]
+
+
+async def main(settings):
+    from server import assembly
+
+    running = []
+
+    def fails(*arguments):
+        running.extend(cores())
+        raise RuntimeError("cannot be described")
+
+    assembly.describe = fails
+    try:
+        await assembly.assemble(settings)
+    except RuntimeError as error:
+        _, left = psutil.wait_procs(running, timeout=20)
+        print(f"{error}: {len(running)} ran, {len(left)} left")
+
+
+if __name__ == "__main__":
+    settings = ServeSettings(engines={"small": {"model": "embedded:small"}}, engine_args=EMBEDDED_ARGUMENTS)
+    set_up(settings)
+    asyncio.run(main(settings))
+"""
+
+
+def test_engines_end_where_what_follows_their_start_fails(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, written(tmp_path, "script.py", FAILS_AFTER_LOADING)],
+        cwd=ROOT,
+        env={**environment(keep=()), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert "cannot be described: 1 ran, 0 left\n" in done.stdout, done.stderr[-3000:]
