@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import psutil
 import pytest
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import QueueOverflowError, VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 
 from server.engine import DecodingEngine
@@ -45,6 +46,12 @@ async def guard(engine: DecodingEngine) -> AsyncIterator[Guard]:
     await guard.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  processes and engines announce nothing
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("name", EXPLOSIVE)
 async def test_what_costs_too_much_is_refused_and_remembered(guard: Guard, name: str) -> None:
     outputs = StructuredOutputsParams(**EXPLOSIVE[name])
@@ -79,7 +86,8 @@ async def test_coming_again_and_again_starts_no_second_trial(guard: Guard) -> No
         impatient.cancel()
         await asyncio.gather(impatient, return_exceptions=True)
     assert guard._trials is not None
-    assert len(guard._trials._trials) == len(guard._trials._waiting) == 1
+    assert guard._trials._compiling is not None
+    assert len(guard._trials._trials) == len(guard._trials._compiling.waiting) == 1
     with pytest.raises(VLLMValidationError, match="to compile"):
         await guard.check(outputs)
 
@@ -97,15 +105,39 @@ async def test_memory_is_bounded_too(engine: DecodingEngine) -> None:
 
 
 async def test_the_process_is_started_again_when_it_died(guard: Guard) -> None:
+    """What the new one is asked is its own affair, though the old one's last grammar still compiles."""
     trials = guard._trials
     assert trials is not None
-    assert trials._process is not None
+    assert trials._compiling is not None
+    died = trials._compiling.process
     dear = asyncio.create_task(guard.check(StructuredOutputsParams(regex="[c-z]*" * 10_000)))
-    await asyncio.sleep(0.1)
-    trials._process.kill()
+    await until(lambda: psutil.Process(died.pid).children() != [])
+    died.kill()
+    await until(lambda: died.returncode is not None)
+    innocent = asyncio.create_task(guard.check(StructuredOutputsParams(regex="[e-z]*" * 10_000)))
     with pytest.raises(RuntimeError, match="has died"):
         await dear
+    with pytest.raises(VLLMValidationError, match="to compile"):
+        await innocent
     await guard.check(StructuredOutputsParams(regex="started again"))
+
+
+async def test_closing_ends_what_is_in_line_too(engine: DecodingEngine) -> None:
+    this = psutil.Process()
+    others = set(this.children(recursive=True))
+    guard = Guard(ContentLimits(), engine.vllm_config, engine.renderer.tokenizer)
+    await guard.check(StructuredOutputsParams(regex="a"))
+    tries = [
+        asyncio.create_task(guard.check(StructuredOutputsParams(regex=f"[{first}-z]*" * 10_000)))
+        for first in "fghij"
+    ]
+    await asyncio.sleep(0.1)
+    await guard.close()
+    ends = await asyncio.gather(*tries, return_exceptions=True)
+    assert {type(end) for end in ends} == {RuntimeError, QueueOverflowError}
+    with pytest.raises(QueueOverflowError):
+        await guard.check(StructuredOutputsParams(regex="too late"))
+    assert set(this.children(recursive=True)) <= others
 
 
 @pytest.mark.parametrize(
