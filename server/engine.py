@@ -42,11 +42,17 @@ logger = logging.getLogger("decant.server")
 T = TypeVar("T")
 
 
-def _require_text(output: RequestOutput) -> None:
-    """A grammar that accepts no text compiles, and vLLM then ends the request with an internal error."""
+def _require_text(output: RequestOutput, compiles: bool) -> None:
+    """A grammar that accepts no text compiles, and vLLM then ends the request with an internal error.
+
+    It ends one whose grammar does not compile in the same way; `compiles`: whether it is known that it does.
+    """
     if any(choice.finish_reason == "error" for choice in output.outputs):
         logger.warning("request %s: nothing was left by its grammar", output.request_id)
-        raise VLLMValidationError("The grammar or schema accepts no text.", parameter="structured_outputs")
+        unless = "" if compiles else ", or the engine cannot compile it"
+        raise VLLMValidationError(
+            f"The grammar or schema accepts no text{unless}.", parameter="structured_outputs"
+        )
 
 
 class DecodingEngine(EngineGroup):
@@ -117,7 +123,7 @@ class DecodingEngine(EngineGroup):
                 async for output in outputs:
                     tally.add(output)
                     if output.finished and constrained:
-                        _require_text(output)
+                        _require_text(output, call.guard is not None and call.guard.tries)
                     if outcome is not None:
                         await outcome.add(output)
                     if measured is not None and output.finished:

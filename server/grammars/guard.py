@@ -27,13 +27,18 @@ class Guard:
         self.tokenizer = tokenizer
         self._trials: Trials | None = None
 
+    @property
+    def tries(self) -> bool:
+        """Whether the engines compile what this has compiled before them."""
+        return self.config.structured_outputs_config.backend in TRIED
+
     async def check(self, outputs: StructuredOutputsParams) -> None:
         """Errors: VLLMValidationError 400, which names no field: the request has one of several."""
         for kind, spec in _parts(outputs):
             self._require_small(kind, spec)
-            settings = self.config.structured_outputs_config
-            if settings.backend in TRIED:
-                await self._require_affordable(kind, spec, not settings.disable_any_whitespace)
+            if self.tries:
+                settings = self.config.structured_outputs_config
+                await self._require_compiled(kind, spec, not settings.disable_any_whitespace)
 
     async def check_tags(self, body: Mapping[str, Any]) -> None:
         """The same for the structural tags of a request, which vLLM converts while it reads the body."""
@@ -59,16 +64,23 @@ class Guard:
                 parameter="structured_outputs",
             )
 
-    async def _require_affordable(self, kind: str, spec: str, any_whitespace: bool) -> None:
+    async def _require_compiled(self, kind: str, spec: str, any_whitespace: bool) -> None:
         if self._trials is None:
             tokenizer = await asyncio.to_thread(self._tokenizer)
             if self._trials is None:  # another request may have been quicker
                 self._trials = Trials(tokenizer, self.limits.grammar_seconds, self.limits.grammar_mib)
-        if not await self._trials.affordable(kind, spec, any_whitespace):
+        outcome = await self._trials.outcome(kind, spec, any_whitespace)
+        if outcome == "exceeded":
             raise VLLMValidationError(
                 "This schema, regular expression or grammar takes more than "
                 f"{self.limits.grammar_seconds:g} s or {self.limits.grammar_mib} MiB to compile; "
                 "make it smaller, or constrain less.",
+                parameter="structured_outputs",
+            )
+        if outcome == "failed":
+            raise VLLMValidationError(
+                "xgrammar, which compiles grammars here, fails on this schema, regular expression or "
+                "grammar, though it is a valid one; write it in another way.",
                 parameter="structured_outputs",
             )
 

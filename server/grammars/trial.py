@@ -80,15 +80,16 @@ class Trials:
 
     def __init__(self, tokenizer: str, seconds: float, mib: int) -> None:
         self._header = {"tokenizer": tokenizer, "seconds": seconds, "mib": mib}
-        self._known: OrderedDict[bytes, bool] = OrderedDict()
-        self._trials: dict[bytes, asyncio.Task[bool]] = {}
+        self._known: OrderedDict[bytes, str] = OrderedDict()
+        self._trials: dict[bytes, asyncio.Task[str]] = {}
         self._compiling: _Compiling | None = None
         self._closed = False
         self._starting = asyncio.Lock()
         self._slots = asyncio.Semaphore(AT_ONCE)
 
-    async def affordable(self, kind: str, spec: str, any_whitespace: bool) -> bool:
-        """Whether a grammar compiles within the bounds, or is none at all, which is found out as quickly.
+    async def outcome(self, kind: str, spec: str, any_whitespace: bool) -> str:
+        """What came of compiling a grammar: "ok"; "none": it is none; "failed": xgrammar cannot compile it;
+        "exceeded": it takes more than the bounds.
 
         A trial goes on when those who wait for it leave: they would else start another by coming again.
         Errors: QueueOverflowError if too many wait, or after `close`; RuntimeError if the process that tries
@@ -105,17 +106,17 @@ class Trials:
             trial = self._trials[key] = asyncio.create_task(self._try(key, job))
         return await asyncio.shield(trial)
 
-    async def _try(self, key: bytes, job: dict[str, Any]) -> bool:
+    async def _try(self, key: bytes, job: dict[str, Any]) -> str:
         try:
             async with self._slots:
-                self._known[key] = fits = await self._outcome(job) != "exceeded"
+                self._known[key] = outcome = await self._compiled(job)
         finally:
             del self._trials[key]
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        return fits
+        return outcome
 
-    async def _outcome(self, job: dict[str, Any]) -> str:
+    async def _compiled(self, job: dict[str, Any]) -> str:
         async with self._starting:
             if self._closed:
                 raise QueueOverflowError()
