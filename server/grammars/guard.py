@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic_core import from_json
 from vllm.config import VllmConfig
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
+from server.grammars.depth import depth
 from server.grammars.trial import Trials
 from server.limits import ContentLimits
 
@@ -105,44 +105,8 @@ def _parts(outputs: StructuredOutputsParams) -> Iterator[tuple[str, str]]:
     if outputs.regex is not None:
         yield "regex", outputs.regex
     if outputs.choice:
-        yield "choice", choice_as_grammar(outputs.choice)
+        yield "ebnf", choice_as_grammar(outputs.choice)
     if outputs.grammar is not None:
         yield "lark" if grammar_is_likely_lark(outputs.grammar) else "ebnf", outputs.grammar
     if outputs.structural_tag is not None:
         yield "structural_tag", outputs.structural_tag
-
-
-def depth(kind: str, spec: str) -> int:
-    """How deep a text is nested: values in JSON; in other languages brackets, quoted ones too."""
-    if kind == "choice":
-        return 0
-    if kind not in ("json", "structural_tag"):
-        return _brackets(spec)
-    try:
-        level = _containers([from_json(spec)])
-    except ValueError:
-        return 0  # no JSON: vLLM says so
-    deepest = 0
-    while level:
-        deepest += 1
-        level = [
-            inner
-            for outer in level
-            for inner in _containers(outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return deepest
-
-
-def _containers(items: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
-    return [item for item in items if isinstance(item, dict | list)]
-
-
-def _brackets(text: str) -> int:
-    deepest = level = 0
-    for character in text:
-        if character in "([{":
-            level += 1
-            deepest = max(deepest, level)
-        elif character in ")]}":
-            level = max(0, level - 1)
-    return deepest

@@ -110,8 +110,8 @@ class Worker:
         except Exception:
             return EXCEEDED if self.short(before) else REFUSED
         signal.setitimer(signal.ITIMER_PROF, self.seconds)
-        # As vLLM makes its compiler: with the cache, xgrammar fails on grammars that it compiles without. Only
-        # the eight threads are left out, whose memory would be taken for the grammar's.
+        # As vLLM makes its compiler: with the cache, xgrammar fails on grammars that it compiles without.
+        # Only the eight threads are left out, whose memory would be taken for the grammar's.
         compiler = self.make(self.info, max_threads=1, cache_enabled=True)
         try:
             compile_grammar(compiler, job["kind"], job["spec"], job["any_whitespace"])

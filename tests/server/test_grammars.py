@@ -11,8 +11,11 @@ import pytest
 from vllm.exceptions import QueueOverflowError, VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 
+from server.contract import check_constraint
 from server.engine import DecodingEngine
-from server.grammars.guard import Guard, depth
+from server.errors import ApiError
+from server.grammars.depth import depth
+from server.grammars.guard import Guard
 from server.limits import ContentLimits
 from tests.server.http import Service
 
@@ -169,11 +172,50 @@ async def test_size_and_depth_are_bounded(engine: DecodingEngine, constraint: di
         await guard.check(StructuredOutputsParams(**constraint))
 
 
-def test_depth_is_that_of_values_in_json_and_of_brackets_elsewhere() -> None:
-    assert depth("json", '{"a": "((((", "b": [1, {}]}') == 3
-    assert depth("regex", "((a)|[b])") == 2
-    assert depth("regex", ")))(((") == 3
-    assert depth("choice", "((((") == 0
+@pytest.mark.parametrize(
+    ("kind", "spec", "deep"),
+    [
+        ("json", '{"a": "((((", "b": [1, {}]}', 3),
+        ("json", '{"a": "\\"]]]", "b": [[]]}', 3),
+        ("json", "[" * 1000, 1000),  # too deep for some parsers
+        ("structural_tag", '{"a": NaN, "b": [[]]}', 3),  # no JSON for some
+        ("regex", "((a)|[b])", 2),
+        ("regex", ")))(((", 3),
+        ("regex", "[()]{2}" * 100, 1),
+        ("regex", r"(\)" * 300 + ")" * 300, 300),
+        ("regex", "([)]" * 300 + ")" * 300, 301),
+        ("regex", "(]" * 300 + ")" * 300, 300),
+        ("regex", "(}" * 300 + ")" * 300, 300),
+        ("regex", "([])]" * 300 + ")" * 300, 301),  # Python and Rust: a class of `]` and `)`
+        ("regex", "([[a])]" * 300 + ")" * 300, 302),  # Rust: a class in a class
+        ("regex", "(?x)" + "(#)\n" * 300 + ")" * 300, 301),  # a comment
+        ("ebnf", 'root ::= ("a" | [(] | "(((") # ((', 1),
+        ("ebnf", "root ::= " + '( ")" ' * 300 + '"a"' + " )" * 300, 300),
+        ("ebnf", "root ::= " + "( [)] " * 300 + '"a"' + " )" * 300, 300),
+        ("ebnf", "root ::= " + "( #)\n" * 300 + '"a"' + " )" * 300, 300),
+        ("lark", 'start: ("a" | /((b))/ | "(((") // ((', 3),
+        ("lark", "start: " + "( /[)]/ " * 300 + '"a"' + " )" * 300, 301),
+        ("lark", "start: " + '( ")" ' * 300 + '"a"' + " )" * 300, 300),
+    ],
+)
+def test_depth_is_that_of_brackets_that_are_not_quoted(kind: str, spec: str, deep: int) -> None:
+    assert depth(kind, spec) == deep
+
+
+def test_depth_is_found_in_linear_time() -> None:
+    for kind in ("json", "regex", "ebnf", "lark"):
+        for piece in ("[", '"', "\\", "[^", "/", '"\\', "[a", "(?"):
+            began = time.process_time()
+            depth(kind, piece * (1 << 16))
+            assert time.process_time() - began < 30  # quadratic: minutes
+
+
+@pytest.mark.parametrize("inner", ['"\\ud800"', "[" * 300 + "]" * 300])
+def test_a_reference_elsewhere_is_found_in_text_that_a_stricter_parser_refuses(inner: str) -> None:
+    """vLLM reads both, and takes the reference for no constraint."""
+    text = '{"description": %s, "$ref": "https://example.org/schema"}' % inner  # noqa: UP031
+    with pytest.raises(ApiError, match="must point into"):
+        check_constraint({"json": text})
 
 
 # ---- through the service -------------------------------------------------------------------------------
