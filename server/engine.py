@@ -84,10 +84,14 @@ class DecodingEngine(EngineGroup):
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs of one prompt, as AsyncLLM.generate yields them; `n` choices share it."""
-        if self.closed:
-            raise QueueOverflowError()
         call = self._take_call(sampling_params)
         self._check_prompt(prompt)
+        if call.guard is not None and sampling_params.structured_outputs is not None:
+            await call.guard.check(sampling_params.structured_outputs)
+        # From here to the count of active requests nothing is awaited: `abort_all` finds this one there, or
+        # it finds the server closed here.
+        if self.closed:
+            raise QueueOverflowError()
         length = len(prompt.get("prompt_token_ids") or ()) if isinstance(prompt, dict) else 0
         method = call.decoding.sequence_method().resolve(
             Circumstances(self.deployment, self.active.total(), length, sampling_params), call.report
@@ -107,8 +111,6 @@ class DecodingEngine(EngineGroup):
             layer = call.report.layer("logits")
             outcome = call.outcomes.begin(sampling_params.output_kind, self.engines[name], reported, layer)
         measured = self._compression(call, length, home, sampling_params)
-        if call.guard is not None and sampling_params.structured_outputs is not None:
-            await call.guard.check(sampling_params.structured_outputs)
         self._book_prompt(call, length)
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:

@@ -9,14 +9,17 @@ from typing import Any
 import psutil
 import pytest
 from vllm.exceptions import QueueOverflowError, VLLMValidationError
-from vllm.sampling_params import StructuredOutputsParams
+from vllm.inputs import tokens_input
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
+from server.call import Call
 from server.contract import check_constraint
 from server.engine import DecodingEngine
 from server.errors import ApiError
 from server.grammars.depth import depth
 from server.grammars.guard import Guard
 from server.limits import ContentLimits
+from server.requests import CALL
 from tests.server.http import Service
 
 # Each compiles for minutes, or does not end, in xgrammar 0.2.8; none is larger than the default bound.
@@ -150,6 +153,25 @@ async def test_closing_ends_what_is_in_line_too(engine: DecodingEngine) -> None:
     with pytest.raises(QueueOverflowError):
         await guard.check(StructuredOutputsParams(regex="too late"))
     assert set(this.children(recursive=True)) <= others
+
+
+async def test_a_request_that_waits_for_its_trial_does_not_slip_past_the_closing(
+    engine: DecodingEngine, guard: Guard
+) -> None:
+    call = Call.plain()
+    call.guard = guard
+    late = StructuredOutputsParams(regex="(too|late)[k-z]{40,}")
+    params = SamplingParams(max_tokens=64, structured_outputs=late, extra_args={CALL: call})
+    first = asyncio.ensure_future(anext(engine.generate(tokens_input([5, 6, 7]), params, "late")))
+    trials = guard._trials
+    assert trials is not None
+    await until(lambda: trials._trials != {})
+    try:
+        assert await engine.abort_all() == 0
+        with pytest.raises(QueueOverflowError):
+            await first
+    finally:
+        engine.closed = False
 
 
 @pytest.mark.parametrize(
