@@ -96,6 +96,9 @@ async def _generate(
     ACCEPTED.set(accepted)
     async with AsyncExitStack() as held:
         await held.enter_async_context(state.slots.hold())
+        # vLLM converts it on the event loop when there are strict tools too, long before an engine sees it.
+        if (constraint := body.extract_structured_outputs()) is not None:
+            await state.guard.check(constraint)
         result = await handler(body, request)
         if isinstance(result, ErrorResponse):
             raise failures.from_vllm(result)

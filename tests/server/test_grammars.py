@@ -258,6 +258,7 @@ TAG = {
     "triggers": ["<a"],
 }
 KEYS = EXPLOSIVE["patterns of keys"]["json"]  # short enough for a prompt, where tools stand too
+SLOW = {"type": "string", "pattern": "a{1,6000}"}  # seconds to convert, before it is compiled
 TOOL = {"type": "function", "function": {"name": "pick", "strict": True, "parameters": KEYS}}
 WAYS: dict[str, tuple[str, dict[str, Any], str]] = {
     "structured_outputs": (
@@ -282,6 +283,13 @@ WAYS: dict[str, tuple[str, dict[str, Any], str]] = {
         "structured_outputs",
     ),
     "tool": (*chat(tools=[TOOL], tool_choice="required"), "tools"),
+    "schema beside a strict tool": (
+        *chat(
+            tools=[{"type": "function", "function": {"name": "f", "strict": True, "parameters": {}}}],
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SLOW}},
+        ),
+        "response_format",
+    ),
     "named tool": (
         *chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "pick"}}),
         "tools",
