@@ -5,16 +5,20 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from vllm.config import VllmConfig
+from vllm.entrypoints.generate.base.protocol import AnyStructuralTagResponseFormat
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
+from server.grammars import validation
 from server.grammars.depth import depth
 from server.grammars.trial import Trials
 from server.limits import ContentLimits
 
+TAGS: TypeAdapter[Any] = TypeAdapter(AnyStructuralTagResponseFormat)
 TRIED = ("auto", "xgrammar")  # backends that compile with xgrammar
 
 
@@ -26,6 +30,7 @@ class Guard:
         self.config = config
         self.tokenizer = tokenizer
         self._trials: Trials | None = None
+        validation.install()
 
     @property
     def tries(self) -> bool:
@@ -39,11 +44,13 @@ class Guard:
             if self.tries:
                 settings = self.config.structured_outputs_config
                 await self._require_compiled(kind, spec, not settings.disable_any_whitespace)
+        if self.tries:
+            await validation.prepare(outputs)
 
     async def check_tags(self, body: Mapping[str, Any]) -> None:
         """The same for the structural tags of a request, which vLLM converts while it reads the body."""
         wanted = body.get("response_format")
-        tags = [json.dumps(wanted)] if _is_tag(wanted) else []
+        tags = [_as_vllm_writes(wanted)] if _is_tag(wanted) else []
         given = body.get("structured_outputs")
         tag = given.get("structural_tag") if isinstance(given, dict) else None
         if isinstance(tag, str):
@@ -96,6 +103,14 @@ class Guard:
 
 def _is_tag(wanted: Any) -> bool:
     return isinstance(wanted, dict) and wanted.get("type") == "structural_tag"
+
+
+def _as_vllm_writes(tag: dict[str, Any]) -> str:
+    """The text that vLLM makes of a tag, by which it is known again; a tag that is none is left to vLLM."""
+    try:
+        return json.dumps(TAGS.validate_python(tag).model_dump(by_alias=True))
+    except ValidationError:
+        return json.dumps(tag)
 
 
 def _parts(outputs: StructuredOutputsParams) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,6 +17,7 @@ from server.call import Call
 from server.contract import check_constraint
 from server.engine import DecodingEngine
 from server.errors import ApiError
+from server.grammars import validation
 from server.grammars.depth import depth
 from server.grammars.guard import Guard
 from server.limits import ContentLimits
@@ -323,3 +325,34 @@ async def test_a_failing_compiler_is_not_taken_for_a_schema_without_text(service
     assert param == "structured_outputs"
     assert "xgrammar" in message
     assert "accepts no text" not in message
+
+
+ONCE = {"begin": "<once>", "schema": {"type": "integer"}, "end": "</once>"}
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"structured_outputs": {"regex": "(once)|(only)"}},
+        {"structured_outputs": {"choice": ["once", "only"]}},
+        {"structured_outputs": {"grammar": 'root ::= "once" |'}},  # it is none
+        {"response_format": {"type": "structural_tag", "structures": [ONCE], "triggers": ["<o"]}},
+    ],
+)
+async def test_a_grammar_is_converted_once_and_not_on_the_event_loop(
+    service: Service, constraint: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many prompts it goes with."""
+    made: list[threading.Thread] = []
+
+    def validated(params: SamplingParams) -> None:
+        made.append(threading.current_thread())
+        validate(params)
+
+    validate = validation._validate
+    monkeypatch.setattr(validation, "_validate", validated)
+    body = {**BODY, "prompt": [[5, 6, 7]] * 8, **constraint}
+    response = await service.post("/v1/completions", body)
+    assert response.status_code == (400 if "grammar" in str(constraint) else 200)
+    assert len(made) == 1
+    assert threading.main_thread() not in made
