@@ -43,11 +43,17 @@ logger = logging.getLogger("decant.server")
 T = TypeVar("T")
 
 
-def _require_text(output: RequestOutput) -> None:
-    """A grammar that accepts no text compiles, and vLLM then ends the request with an internal error."""
+def _require_text(output: RequestOutput, compiles: bool) -> None:
+    """A grammar that accepts no text compiles, and vLLM then ends the request with an internal error.
+
+    It ends one whose grammar does not compile in the same way; `compiles`: whether it is known that it does.
+    """
     if any(choice.finish_reason == "error" for choice in output.outputs):
         logger.warning("request %s: nothing was left by its grammar", output.request_id)
-        raise VLLMValidationError("The grammar or schema accepts no text.", parameter="structured_outputs")
+        unless = "" if compiles else ", or the engine cannot compile it"
+        raise VLLMValidationError(
+            f"The grammar or schema accepts no text{unless}.", parameter="structured_outputs"
+        )
 
 
 class DecodingEngine(EngineGroup):
@@ -97,9 +103,13 @@ class DecodingEngine(EngineGroup):
         request_id: str,
         options: dict[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
+        self.check_prompt_length(length)
+        if call.guard is not None and sampling_params.structured_outputs is not None:
+            await call.guard.check(sampling_params.structured_outputs)
+        # From here to the count of active requests nothing is awaited: `abort_all` finds this one there, or
+        # it finds the server closed here.
         if self.closed:
             raise QueueOverflowError()
-        self.check_prompt_length(length)
         method = call.decoding.sequence_method().resolve(
             Circumstances(self.deployment, self.active.total(), length, sampling_params), call.report
         )
@@ -118,8 +128,6 @@ class DecodingEngine(EngineGroup):
             layer = call.report.layer("logits")
             outcome = call.outcomes.begin(sampling_params.output_kind, self.engines[name], reported, layer)
         measured = self._compression(call, length, home, sampling_params)
-        if call.guard is not None and sampling_params.structured_outputs is not None:
-            await call.guard.check(sampling_params.structured_outputs)
         self.book_prompts(call)
         source: AsyncGenerator[RequestOutput, None]
         if name is not None:
@@ -135,7 +143,7 @@ class DecodingEngine(EngineGroup):
                 async for output in outputs:
                     tally.add(output)
                     if output.finished and constrained:
-                        _require_text(output)
+                        _require_text(output, call.guard is not None and call.guard.tries)
                     if outcome is not None:
                         await outcome.add(output)
                     if measured is not None and output.finished:

@@ -2,19 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic import TypeAdapter, ValidationError
 from vllm.config import VllmConfig
+from vllm.entrypoints.generate.base.protocol import AnyStructuralTagResponseFormat
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
+from server.grammars import validation
+from server.grammars.depth import depth
 from server.grammars.trial import Trials
 from server.limits import ContentLimits
 
+TAGS: TypeAdapter[Any] = TypeAdapter(AnyStructuralTagResponseFormat)
 TRIED = ("auto", "xgrammar")  # backends that compile with xgrammar
 
 
@@ -26,19 +30,27 @@ class Guard:
         self.config = config
         self.tokenizer = tokenizer
         self._trials: Trials | None = None
+        validation.install()
+
+    @property
+    def tries(self) -> bool:
+        """Whether the engines compile what this has compiled before them."""
+        return self.config.structured_outputs_config.backend in TRIED
 
     async def check(self, outputs: StructuredOutputsParams) -> None:
         """Errors: VLLMValidationError 400, which names no field: the request has one of several."""
         for kind, spec in _parts(outputs):
             self._require_small(kind, spec)
-            settings = self.config.structured_outputs_config
-            if settings.backend in TRIED:
-                await self._require_affordable(kind, spec, not settings.disable_any_whitespace)
+            if self.tries:
+                settings = self.config.structured_outputs_config
+                await self._require_compiled(kind, spec, not settings.disable_any_whitespace)
+        if self.tries:
+            await validation.prepare(outputs)
 
     async def check_tags(self, body: Mapping[str, Any]) -> None:
         """The same for the structural tags of a request, which vLLM converts while it reads the body."""
         wanted = body.get("response_format")
-        tags = [json.dumps(wanted)] if _is_tag(wanted) else []
+        tags = [_as_vllm_writes(wanted)] if _is_tag(wanted) else []
         given = body.get("structured_outputs")
         tag = given.get("structural_tag") if isinstance(given, dict) else None
         if isinstance(tag, str):
@@ -59,16 +71,23 @@ class Guard:
                 parameter="structured_outputs",
             )
 
-    async def _require_affordable(self, kind: str, spec: str, any_whitespace: bool) -> None:
+    async def _require_compiled(self, kind: str, spec: str, any_whitespace: bool) -> None:
         if self._trials is None:
             tokenizer = await asyncio.to_thread(self._tokenizer)
             if self._trials is None:  # another request may have been quicker
                 self._trials = Trials(tokenizer, self.limits.grammar_seconds, self.limits.grammar_mib)
-        if not await self._trials.affordable(kind, spec, any_whitespace):
+        outcome = await self._trials.outcome(kind, spec, any_whitespace)
+        if outcome == "exceeded":
             raise VLLMValidationError(
                 "This schema, regular expression or grammar takes more than "
                 f"{self.limits.grammar_seconds:g} s or {self.limits.grammar_mib} MiB to compile; "
                 "make it smaller, or constrain less.",
+                parameter="structured_outputs",
+            )
+        if outcome == "failed":
+            raise VLLMValidationError(
+                "xgrammar, which compiles grammars here, fails on this schema, regular expression or "
+                "grammar, though it is a valid one; write it in another way.",
                 parameter="structured_outputs",
             )
 
@@ -86,6 +105,14 @@ def _is_tag(wanted: Any) -> bool:
     return isinstance(wanted, dict) and wanted.get("type") == "structural_tag"
 
 
+def _as_vllm_writes(tag: dict[str, Any]) -> str:
+    """The text that vLLM makes of a tag, by which it is known again; a tag that is none is left to vLLM."""
+    try:
+        return json.dumps(TAGS.validate_python(tag).model_dump(by_alias=True))
+    except ValidationError:
+        return json.dumps(tag)
+
+
 def _parts(outputs: StructuredOutputsParams) -> Iterator[tuple[str, str]]:
     """What would be compiled, by kind."""
     if outputs.json is not None:
@@ -93,44 +120,8 @@ def _parts(outputs: StructuredOutputsParams) -> Iterator[tuple[str, str]]:
     if outputs.regex is not None:
         yield "regex", outputs.regex
     if outputs.choice:
-        yield "choice", choice_as_grammar(outputs.choice)
+        yield "ebnf", choice_as_grammar(outputs.choice)
     if outputs.grammar is not None:
         yield "lark" if grammar_is_likely_lark(outputs.grammar) else "ebnf", outputs.grammar
     if outputs.structural_tag is not None:
         yield "structural_tag", outputs.structural_tag
-
-
-def depth(kind: str, spec: str) -> int:
-    """How deep a text is nested: values in JSON; in other languages brackets, quoted ones too."""
-    if kind == "choice":
-        return 0
-    if kind not in ("json", "structural_tag"):
-        return _brackets(spec)
-    try:
-        level = _containers([from_json(spec)])
-    except ValueError:
-        return 0  # no JSON: vLLM says so
-    deepest = 0
-    while level:
-        deepest += 1
-        level = [
-            inner
-            for outer in level
-            for inner in _containers(outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return deepest
-
-
-def _containers(items: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
-    return [item for item in items if isinstance(item, dict | list)]
-
-
-def _brackets(text: str) -> int:
-    deepest = level = 0
-    for character in text:
-        if character in "([{":
-            level += 1
-            deepest = max(deepest, level)
-        elif character in ")]}":
-            level = max(0, level - 1)
-    return deepest

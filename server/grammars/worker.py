@@ -12,8 +12,9 @@ import selectors
 import signal
 from typing import Any
 
-OK, REFUSED, EXCEEDED = 0, 1, 2
-CONVERSION = 1.0  # seconds that reading a grammar may take: the server's event loop has to do it again
+OK, REFUSED, EXCEEDED, FAILED = 0, 1, 2, 3
+NAMES = {OK: "ok", REFUSED: "none", FAILED: "failed"}  # of an outcome; any other end is "exceeded"
+CONVERSION = 1.0  # seconds that reading a grammar may take: the server does it again
 WALL = 20  # times the time on a CPU that a process may take in all: the machine may be busy
 
 
@@ -107,13 +108,20 @@ class Worker:
         try:
             convert(job["kind"], job["spec"])
         except Exception:
-            # xgrammar makes no difference between a text that is wrong and memory that is not there.
-            short = memory("VmPeak") - before > self.mib << 19
-            return EXCEEDED if short else REFUSED
+            return EXCEEDED if self.short(before) else REFUSED
         signal.setitimer(signal.ITIMER_PROF, self.seconds)
-        compiler = self.make(self.info, max_threads=1, cache_enabled=False)
-        compile_grammar(compiler, job["kind"], job["spec"], job["any_whitespace"])
+        # As vLLM makes its compiler: with the cache, xgrammar fails on grammars that it compiles without.
+        # Only the eight threads are left out, whose memory would be taken for the grammar's.
+        compiler = self.make(self.info, max_threads=1, cache_enabled=True)
+        try:
+            compile_grammar(compiler, job["kind"], job["spec"], job["any_whitespace"])
+        except Exception:
+            return EXCEEDED if self.short(before) else FAILED
         return OK
+
+    def short(self, before: int) -> bool:
+        """Whether it may be memory that was missing: xgrammar raises the same as for a text that is wrong."""
+        return memory("VmPeak") - before > self.mib << 19
 
     def reap(self) -> None:
         while self.jobs:
@@ -121,7 +129,7 @@ class Worker:
             if not process:
                 return
             code = os.waitstatus_to_exitcode(status)
-            outcome = {OK: "ok", REFUSED: "none"}.get(code, "exceeded")
+            outcome = NAMES.get(code, "exceeded")
             print(json.dumps({"id": self.jobs.pop(process), "outcome": outcome}), flush=True)
 
 

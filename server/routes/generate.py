@@ -27,16 +27,32 @@ from server.usage import amendment, with_spent
 
 
 class GeneratingRoute(JsonRoute):
-    """A route whose structural tags are held against their bounds before vLLM reads the body."""
+    """A route whose token ids and structural tags are held against their bounds before anything else."""
 
     async def inspect(self, request: Request, body: dict[str, Any]) -> None:
-        await (await state_of(request)).guard.check_tags(body)
+        state = await state_of(request)
+        _require_room(body, state.engine.model_config.max_model_len)
+        await state.guard.check_tags(body)
+
+
+def _require_room(body: dict[str, Any], context: int) -> None:
+    """Refuse token ids that cannot fit, before a second is spent on each million of them."""
+    prompt = body.get("prompt")
+    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
+        return
+    prompts = prompt if isinstance(prompt[0], list) else [prompt]
+    longest = max(len(one) for one in prompts if isinstance(one, list))
+    most = TRUNCATED * context if body.get("truncate_prompt_tokens") else context
+    if longest > most:
+        raise invalid(f"prompt: At most {most} token ids are allowed.", "prompt")
 
 
 router = APIRouter(route_class=GeneratingRoute)
 
 # vLLM reads these, and passes over what it cannot read.
 ENGINE_HEADERS = frozenset({"x-data-parallel-rank", "x-vllm-priority", "x-session-id"})
+
+TRUNCATED = 16  # contexts that a prompt which is to be truncated may fill
 
 Handler = Callable[[Any, Request], Awaitable[Any]]
 
@@ -96,6 +112,9 @@ async def _generate(
     ACCEPTED.set(accepted)
     async with AsyncExitStack() as held:
         await held.enter_async_context(state.slots.hold())
+        # vLLM converts it on the event loop when there are strict tools too, long before an engine sees it.
+        if (constraint := body.extract_structured_outputs()) is not None:
+            await state.guard.check(constraint)
         result = await handler(body, request)
         if isinstance(result, ErrorResponse):
             raise failures.from_vllm(result)
