@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import TypeAdapter, ValidationError
 from vllm.config import VllmConfig
@@ -101,7 +101,7 @@ class Guard:
             await self._trials.close()
 
 
-def _is_tag(wanted: Any) -> bool:
+def _is_tag(wanted: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(wanted, dict) and wanted.get("type") == "structural_tag"
 
 
