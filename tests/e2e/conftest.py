@@ -31,6 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decant]:
     flags = ["--api-keys", json.dumps([KEY, SECOND_KEY]), "--api-keys-file", str(keys)]
     flags += ["--limits.concurrent-requests", str(CONCURRENT), "--limits.queued-requests", str(QUEUED)]
     flags += ["--limits.body-bytes", str(BODY_BYTES), "--tool-call-parser", "hermes"]
+    flags += ["--connections.write-seconds", "600"]  # of slow readers that are to be waited for
     with serving(folder / "log", *flags) as running:
         yield running
         assert running.process.poll() is None, f"the server is gone:\n{running.tail()}"

@@ -19,7 +19,7 @@ from tests.e2e.client import CHAT, TEXT, Http, connection, raw_post, together, w
 from tests.e2e.process import COMMAND, ROOT, START_SECONDS, Decant, environment, serving, survivors
 
 MIB = 1 << 20
-READERS = 6  # of the server's 8 slots
+READERS = 3
 LONG = {**TEXT, "model": "demo:small", "n": 16, "temperature": 1, "ignore_eos": True, "max_tokens": 1900}
 POOL = 66  # blocks of 32 tokens: one for each request of the whole context, vLLM's own, and one more
 

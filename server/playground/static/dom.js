@@ -39,13 +39,15 @@ export function short(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** Runs `act` once calls have ceased for `wait` milliseconds. */
+/** Runs `act` once calls have ceased for `wait` milliseconds, unless `cancel` comes first. */
 export function debounced(act, wait) {
   let timer = 0;
-  return (...given) => {
+  const call = (...given) => {
     clearTimeout(timer);
     timer = setTimeout(() => act(...given), wait);
   };
+  call.cancel = () => clearTimeout(timer);
+  return call;
 }
 
 /** Copies text; where the clipboard is closed to pages (plain http) by the old way. */

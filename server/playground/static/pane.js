@@ -53,10 +53,10 @@ export class Pane {
       h("details", { class: "settings", open: true }, h("summary", {}, title), this.settings),
       h("div", { class: "conversation" }, this.log, this.alert, this.code.node),
     );
-    const again = debounced(() => this.again(), REST);
+    this.later = debounced(() => this.again(), REST);
     this.settings.addEventListener("input", (event) => {
       this.code.refresh();
-      if (event.target.hasAttribute("data-live") && this.live.checked) again();
+      if (event.target.hasAttribute("data-live") && this.live.checked) this.later();
     });
     this.settings.addEventListener("change", () => this.code.refresh());
   }
@@ -70,6 +70,7 @@ export class Pane {
   }
 
   clear() {
+    this.later.cancel();
     this.stop();
     this.turns = [];
     this.log.replaceChildren();
@@ -94,6 +95,7 @@ export class Pane {
 
   /** Asks; true if it was answered, or stopped. */
   async run(text) {
+    this.later.cancel(); // this asks with what was just set
     this.stop();
     const turn = { text, answer: new Answer(this.#label(), this) };
     turn.node = h(

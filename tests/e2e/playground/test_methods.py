@@ -14,7 +14,7 @@ CAPITAL = "What is the capital of Tovand?"
 REVIEW = "Write a review of the hotel."
 LONG = "Note: the code for otter is 417. The hotel was grand. Ana lost a red lamp. The park was awful. " * 20
 # What tells apart two runs of the same request: times, and what the prefix cache held.
-OWN = {"merge_ms", "cached_tokens", "recomputed_tokens"}
+OWN = {"merge_ms", "cached_tokens", "recomputed_tokens", "scored_tokens"}
 
 
 @dataclass
@@ -151,19 +151,21 @@ def test_a_method_is_asked_for_answered_and_shown(
     again = http.post_ok("chat", {**done.body, "stream": False, "stream_options": None})
     if method != "majority":  # which of the equally likely samples ends first is a matter of time
         assert again["choices"][0]["message"]["content"] == done.text
-        assert same(again["decoding"], done.report)
+        # Samples that can change nothing any more are ended where they are.
+        own = OWN | {"tokens"} if method == "conformal" else OWN
+        assert same(again["decoding"], done.report, own)
     shown(playground, done)
     titles = playground.answer().locator("figcaption").all_text_contents()
     assert all(any(part in title for title in titles) for part in case.drawn)
     assert len(titles) == len(case.drawn)
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any, own: set[str]) -> bool:
     """Whether two runs say the same, but for what is each one's own; scores to float32's rounding."""
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one.keys() - OWN)
+        return one.keys() == other.keys() and all(same(one[k], other[k], own) for k in one.keys() - own)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(same(a, b, own) for a, b in zip(one, other, strict=True))
     return bool(one == (pytest.approx(other, abs=2e-3) if isinstance(one, float) else other))
 
 

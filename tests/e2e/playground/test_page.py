@@ -134,6 +134,18 @@ def test_moving_a_guides_weight_asks_anew_and_ends_what_runs(playground: Playgro
     wait_for(lambda: http.in_flight() == 0, 30, "nothing runs on")
 
 
+def test_asking_right_after_a_weight_was_moved_asks_once(playground: Playground) -> None:
+    page = playground.page
+    playground.choose("logits", "genarm")
+    playground.ask(REVIEW)
+    sent: list[str] = []
+    page.on("request", lambda one: sent.append(one.url) if CHAT in one.url else None)
+    playground.pane().get_by_label("polite, slider").press("ArrowRight")
+    assert playground.ask(REVIEW).body["decoding"]["logits"]["weights"]["polite"] == pytest.approx(1.1)
+    page.wait_for_timeout(600)  # twice as long as the page waits after a slider's last move
+    assert len(sent) == 1
+
+
 @pytest.mark.parametrize(
     ("layer", "method", "path", "value"),
     [
