@@ -52,10 +52,10 @@ $(LOCKED): requirements/cpu.txt
 	@touch $@
 
 $(STAMP): pyproject.toml $(LOCKED)
-	@echo "decant: [3/3] installing decant, with its operators for the CPU and, where nvcc is, for CUDA"
+	@echo "decant: [3/3] installing decant, with its operators for the CPU and, where nvcc is, for CUDA (some minutes more)"
 	@$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
-	@echo "decant: ready. Next: 'make serve', or '$(BIN)/decant serve --help'"
+	@echo "decant: $(VENV) is set up; 'make serve' serves, '$(BIN)/decant --help' says what else there is"
 
 # What deploy/Dockerfile.cpu does: the lock first, which seldom changes, then a copy of decant, not a link to it.
 locked: $(LOCKED)

@@ -56,7 +56,7 @@ def _close(body: Document) -> None:
     for name in REFUSED.keys() & fields.keys():
         del fields[name]
     for name, values in ONLY.items():
-        fields.setdefault(name, {"enum": list(values)})
+        fields.setdefault(name, {"enum": [*values, None]})  # null is as left out
     for name in sorted(INERT):
         fields.setdefault(name, INERT_FIELD)
     body["additionalProperties"] = False

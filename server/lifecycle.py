@@ -127,7 +127,10 @@ class Service:
         await self.stopping.wait()
         slots, seconds = self.state.slots, self.state.settings.drain_seconds
         slots.closed = unavailable("The server is shutting down.", "draining")
-        logger.info("shutting down: %d requests may run on for up to %g s", slots.held, seconds)
+        if slots.held:
+            logger.info("shutting down: %d requests may run on for up to %g s", slots.held, seconds)
+        else:
+            logger.info("shutting down")
         self.server.should_exit = True
         if not await slots.idle(seconds):
             await self._end_what_runs()

@@ -14,6 +14,7 @@ import httpx
 import psutil
 
 from deploy.fuzz.campaign import KINDS, Tally, Target, fuzz
+from deploy.fuzz.pools import fill
 from deploy.fuzz.report import Run, markdown
 from deploy.loadtest.memory import growth, resident
 from deploy.loadtest.servers import Failure, Server, embedded_models
@@ -85,6 +86,7 @@ def memory(server: Server) -> dict[str, int]:
 
 def run(server: Server, target: Target, requests: int, seed: int) -> Run:
     """Send at least so many requests, in rounds of every kind, each with a seed of its own."""
+    fill(target)
     warm = Tally()
     for kind in KINDS:  # what the first requests of a kind make the processes load is no growth
         fuzz(target, kind, WARM_UP, seed - 1, warm)

@@ -15,7 +15,7 @@ from server.bench.matching import common
 from server.bench.run import Run
 from server.bench.settings import BenchSettings
 from server.bench.state import BenchState
-from server.bench.summary import Summary, summarise
+from server.bench.summary import Summary, missed, summarise
 from server.bench.tasks import Task
 from server.calibration import plot, preset
 from server.calibration.connect import connected
@@ -78,6 +78,7 @@ def _report(options: BenchSettings, run: Run) -> int:
     show.table(summary, console)
     print(f"\n{show.plot(summary)}\n")
     print(show.conclusion(summary, choice, options.name, extract))
+    print(show.misses(missed(run), str(run.state.path)))
     if choice.row.setting.chooses() and extract is None and run.task.questions[0].extract is not None:
         print("\nAnswers were compared by what counts in each question; here `extract` has to say it.")
     if failure is not None:

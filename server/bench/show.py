@@ -3,8 +3,8 @@
 import json
 import math
 import textwrap
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
 
 import yaml
 from rich.box import SIMPLE
@@ -17,8 +17,13 @@ from server.bench.choice import Choice
 from server.bench.statistic import Estimate
 from server.bench.summary import Row, Summary
 from server.calibration.show import WIDTH, scatter
+from server.errors import clip
 
 COLUMNS: Final = 168  # where no terminal says how wide it is; with less, intervals get lines of their own
+EVERY: Final = 145  # the least width that has room for all columns
+LEFT_OUT: Final = (5, 6, 8, 9)  # columns that a narrower terminal does without
+MISSES: Final = 5  # wrong answers shown
+TEXT: Final = 90  # characters of each
 MARKS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 HEADER: Final = (
     "", "setting", "{measure} (95%)", "less plain's (95%)", "generated", "computed", "by engine", "KV kept",
@@ -94,13 +99,19 @@ def table(summary: Summary, console: Console) -> None:
     made = Table(
         title=f"Beside plain decoding, on {summary.server['model']}", box=SIMPLE, padding=(0, 1, 0, 0)
     )
-    for i, title in enumerate(header(summary)):
-        made.add_column(laid(title), justify="left" if i in (0, 1, 6) else "right", no_wrap=i not in (1, 6))
+    titles = header(summary)
+    shown = [i for i in range(len(titles)) if console.width >= EVERY or i not in LEFT_OUT]
+    for i in shown:
+        least = {0: 2, 1: 14}.get(i)  # else a row could lose its name
+        side: Literal["left", "right"] = "left" if i in (0, 1, 6) else "right"
+        made.add_column(laid(titles[i]), justify=side, no_wrap=i not in (1, 6), min_width=least)
     for index, row in enumerate(summary.rows):
-        style = "bold" if row.on_frontier else ""
-        made.add_row(*map(laid, cells(summary, index)), style=style)
+        every = cells(summary, index)
+        made.add_row(*(laid(every[i]) for i in shown), style="bold" if row.on_frontier else "")
     console.print(made)
-    for line in notes(summary):
+    left = [titles[i] for i in LEFT_OUT if i not in shown]
+    room = [f"No room for: {', '.join(left)}; a wider terminal or --markdown FILE has them."] if left else []
+    for line in (*room, *notes(summary)):
         console.print("\n".join(textwrap.wrap(line, min(console.width, 110))), style="dim", markup=False)
 
 
@@ -130,6 +141,18 @@ def uncompared(summary: Summary) -> str:
 def frontier(summary: Summary) -> str:
     on = sorted((row for row in summary.rows if row.on_frontier), key=_cost)
     return f"On the frontier, from the cheapest: {', '.join(row.name for row in on)}." if on else ""
+
+
+def misses(missed: Sequence[tuple[str, str]], state: str) -> str:
+    """Some answers that count as wrong, so that one sees whether the model is or the question; and where all
+    answers are."""
+    lines = [
+        f"  {where}: {json.dumps(clip(text, TEXT), ensure_ascii=False)}" for where, text in missed[:MISSES]
+    ]
+    if lines:
+        first = f" (the first {MISSES} of {len(missed)})" if len(missed) > MISSES else ""
+        lines.insert(0, f"Answers of plain decoding that count as wrong{first}; is it they or the questions?")
+    return "\n".join(["", *lines, f"All answers are in {state}; delete it to ask other questions."])
 
 
 def _cost(row: Row) -> float:

@@ -158,6 +158,12 @@ def _grade(asked: Question, text: str) -> float | None:
         return None
 
 
+def missed(run: Run) -> list[tuple[str, str]]:
+    """Where and what plain decoding's answers are that score nothing, of the first turn."""
+    first = ((asked, run.state.answers[PLAIN, 0, index]) for index, asked in enumerate(run.task.questions))
+    return [(asked.where, answer.text) for asked, answer in first if not _grade(asked, answer.text)]
+
+
 def _scores(grades: Grades) -> tuple[float, ...]:
     return tuple(fmean(one or 0.0 for one in turns) for turns in grades)
 

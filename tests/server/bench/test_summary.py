@@ -1,13 +1,16 @@
 """Figures, frontier and choice, of answers whose outcome is known."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from decoders.errors import Refusal
 from server.bench import files, show
@@ -17,7 +20,7 @@ from server.bench.methods import Setting
 from server.bench.run import Run
 from server.bench.settings import BenchSettings
 from server.bench.state import Answer, BenchState
-from server.bench.summary import Summary, pareto, price, summarise
+from server.bench.summary import Summary, missed, pareto, price, summarise
 from server.bench.tasks import Question, Task
 
 COUNT = 40
@@ -62,6 +65,31 @@ def plainly(name: str, index: int, number: int) -> dict[str, Any]:
     right = name == "good" or index >= 10
     seconds = {"plain": 1.0, "quick": 0.5, "good": 3.0}[name] * (1 + number)
     return {"text": "right" if right else "wrong", **took(seconds)}
+
+
+def test_answers_that_count_as_wrong_are_shown(tmp_path: Path) -> None:
+    run = run_of(tmp_path, plainly)
+    assert missed(run) == [(f"line {index}", "wrong") for index in range(10)]
+    text = show.misses(missed(run), "the/state")
+    assert text.count('"wrong"') == 5
+    assert "the first 5 of 10" in text
+    assert "the/state" in text
+    assert show.misses([], "the/state").count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("width", "every"), [(80, False), (100, False), (120, False), (145, True), (200, True)]
+)
+def test_every_row_keeps_its_name_in_a_narrow_terminal(tmp_path: Path, width: int, every: bool) -> None:
+    summary = summarise(run_of(tmp_path, plainly))
+    console = Console(width=width, record=True, file=StringIO())
+    show.table(summary, console)
+    lines = console.export_text().splitlines()
+    for index, name in enumerate(NAMES):
+        assert any(re.match(rf" *{show.mark(index)}\*? +{name} ", line) for line in lines), lines
+    text = " ".join(lines)
+    assert ("No room for: computed, by engine, latency, seconds" in text) != every
+    assert all(len(line.rstrip()) <= width for line in lines)
 
 
 def test_figures(tmp_path: Path) -> None:

@@ -96,3 +96,9 @@ def test_the_digest_is_of_what_is_asked(tmp_path: Path) -> None:
     corrected = from_file(written(tmp_path, {**GOOD, "answer": "two"}), None, None, None)
     other = from_file(written(tmp_path, {**GOOD, "prompt": "1+1?"}), None, None, None)
     assert one.digest() == corrected.digest() != other.digest()
+
+
+def test_the_example_of_twenty_questions_can_be_asked() -> None:
+    task = from_file(Path(__file__).resolve().parents[3] / "examples/questions.jsonl", None, None, None)
+    assert len(task.questions) == 20
+    assert {one.kind for one in task.questions} == {"contains", "number", "choice"}
