@@ -101,7 +101,7 @@ def normalised(data: Any, known: Container[str]) -> Any:
         if key in REFUSED:
             raise invalid(f"'{key}' cannot be used here: {REFUSED[key]}.", key, "unsupported_field")
         if key in ONLY and key not in known:
-            if value not in ONLY[key]:
+            if not any(type(value) is type(one) and value == one for one in ONLY[key]):  # 0 is not false
                 allowed = " or ".join(repr(v) for v in ONLY[key])
                 raise invalid(f"'{key}' can only be {allowed} here.", key)
         elif key not in known and key not in INERT:

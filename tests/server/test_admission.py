@@ -53,6 +53,7 @@ def refusal(make: Any, **fields: Any) -> ApiError:
         (chat, {"unheard_of": 1}, "unheard_of"),
         (chat, {"functions": []}, "functions"),
         (chat, {"store": True}, "store"),
+        (chat, {"store": 0}, "store"),
         (chat, {"modalities": ["audio"]}, "modalities"),
         (chat, {"service_tier": "priority"}, "service_tier"),
         (chat, {"kv_transfer_params": {}}, "kv_transfer_params"),
