@@ -251,14 +251,23 @@ def check_response_format(response_format: Any) -> None:
     check_references(response_format, "response_format")
 
 
+def _flags(of: dict[str, Any], where: str) -> None:
+    """vLLM takes 0 and 1, and words, for false and true."""
+    for name in ("defer_loading", "strict"):
+        if not isinstance(of.get(name), bool | None):
+            raise invalid(f"{where}.{name}: true or false is required.", f"{where}.{name}")
+
+
 def check_tools(tools: Any) -> None:
     for index, tool in enumerate(tools if isinstance(tools, list) else ()):
         if not isinstance(tool, dict):
             raise invalid(f"tools.{index}: An object is required.", f"tools.{index}")
         _known("tool", tool, f"tools.{index}")
+        _flags(tool, f"tools.{index}")
         function = tool.get("function")
         if isinstance(function, dict):
             _known("function", function, f"tools.{index}.function")
+            _flags(function, f"tools.{index}.function")
             check_references(function.get("parameters"), f"tools.{index}.function.parameters")
 
 

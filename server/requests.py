@@ -161,4 +161,4 @@ TokenizeBody = Annotated[
 class DetokenizeBody(_Strict, DetokenizeRequest):
     """`POST /detokenize`."""
 
-    tokens: list[Annotated[int, Field(ge=0, le=2**63 - 1)]] = Field(fail_fast=True)
+    tokens: list[Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]] = Field(fail_fast=True)

@@ -54,6 +54,16 @@ def refusal(make: Any, **fields: Any) -> ApiError:
         (chat, {"functions": []}, "functions"),
         (chat, {"store": True}, "store"),
         (chat, {"store": 0}, "store"),
+        (
+            chat,
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": 0}}]},
+            "tools.0.function.strict",
+        ),
+        (
+            chat,
+            {"tools": [{"type": "function", "function": {"name": "f"}, "defer_loading": "no"}]},
+            "tools.0.defer_loading",
+        ),
         (chat, {"modalities": ["audio"]}, "modalities"),
         (chat, {"service_tier": "priority"}, "service_tier"),
         (chat, {"kv_transfer_params": {}}, "kv_transfer_params"),
