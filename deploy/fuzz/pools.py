@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.fuzz.campaign import Target
 
 LENGTH = 1900  # tokens of a prompt
-CHARACTERS = range(300, 400)  # token ids that any vocabulary has
+TOKENS = range(300, 400)  # token ids that any vocabulary has
 
 
 def pools(text: str) -> dict[str, int]:
@@ -37,7 +37,7 @@ def fill(target: Target) -> None:
             for _ in range(math.ceil(found[engine] / LENGTH) + 1):
                 body = {
                     "model": target.models[0],
-                    "prompt": [chance.choice(CHARACTERS) for _ in range(LENGTH)],
+                    "prompt": [chance.choice(TOKENS) for _ in range(LENGTH)],
                     "max_tokens": 1,
                     "decoding": {"sequence": {"method": "plain", "engine": engine}},
                 }

@@ -78,7 +78,7 @@ def _report(options: BenchSettings, run: Run) -> int:
     show.table(summary, console)
     print(f"\n{show.plot(summary)}\n")
     print(show.conclusion(summary, choice, options.name, extract))
-    print(show.misses(missed(run), str(run.state.path)))
+    print(show.misses(missed(run, summary), str(run.state.path)))
     if choice.row.setting.chooses() and extract is None and run.task.questions[0].extract is not None:
         print("\nAnswers were compared by what counts in each question; here `extract` has to say it.")
     if failure is not None:

@@ -158,10 +158,10 @@ def _grade(asked: Question, text: str) -> float | None:
         return None
 
 
-def missed(run: Run) -> list[tuple[str, str]]:
-    """Where and what plain decoding's answers are that score nothing, of the first turn."""
-    first = ((asked, run.state.answers[PLAIN, 0, index]) for index, asked in enumerate(run.task.questions))
-    return [(asked.where, answer.text) for asked, answer in first if not _grade(asked, answer.text)]
+def missed(run: Run, summary: Summary) -> list[tuple[str, str]]:
+    """Where and what plain decoding's answers are that score nothing, in the words of the first turn."""
+    scored = enumerate(zip(summary.asked, summary.plain.scores, strict=True))
+    return [(where, run.state.answers[PLAIN, 0, i].text) for i, ((where, _), score) in scored if not score]
 
 
 def _scores(grades: Grades) -> tuple[float, ...]:

@@ -100,3 +100,18 @@ def check(response: httpx.Response) -> None:
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_token_ids_that_cannot_fit_are_refused_by_their_number(
+    engine: DecodingEngine, nested: bool
+) -> None:
+    """Also where a prompt is to be truncated, a longer one then, before each is looked at."""
+    service, context = Service(engine), engine.model_config.max_model_len
+    for more, most in (({}, context), ({"truncate_prompt_tokens": 8}, 16 * context)):
+        ids = [5] * (most + 1)
+        body = {"model": "demo", "max_tokens": 1, "prompt": [ids] if nested else ids, **more}
+        assert await service.refused("/v1/completions", body) == (
+            "prompt",
+            f"prompt: At most {most} token ids are allowed.",
+        )

@@ -69,8 +69,9 @@ def plainly(name: str, index: int, number: int) -> dict[str, Any]:
 
 def test_answers_that_count_as_wrong_are_shown(tmp_path: Path) -> None:
     run = run_of(tmp_path, plainly)
-    assert missed(run) == [(f"line {index}", "wrong") for index in range(10)]
-    text = show.misses(missed(run), "the/state")
+    wrong = missed(run, summarise(run))
+    assert wrong == [(f"line {index}", "wrong") for index in range(10)]
+    text = show.misses(wrong, "the/state")
     assert text.count('"wrong"') == 5
     assert "the first 5 of 10" in text
     assert "the/state" in text
