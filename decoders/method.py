@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from decoders.deployment import Deployment, EngineFacts
+from decoders.exact import Exact
 from decoders.report import Report
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from decoders.sequence.candidates.phrasing import Phrasing
 
 
-class Method(BaseModel, ABC):
+class Method(Exact, ABC):
     """A decoding method with the parameters of one request."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)

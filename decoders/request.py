@@ -4,17 +4,18 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
+from decoders.exact import Exact
 from decoders.method import EngineMethod, Method, SequenceMethod
 from decoders.registry import LAYERS, METHODS, methods
 from decoders.report import Report
 from decoders.sequence.plain import Plain
 
 
-class Decoding(BaseModel):
+class Decoding(Exact):
     """What the three layers do for one request. `decoding_model` makes the typed subclass that parses it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="Decoding")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.output_processor import RequestState
 
@@ -35,6 +36,16 @@ class Engine(AsyncLLM):
         if (taken := TAKEN.get()) is not None:
             taken(self._states(queue.request_id))
         return queue
+
+    async def _add_request(self, request: EngineCoreRequest, *args: Any, **kwargs: Any) -> None:
+        """vLLM's, which registers a request and then waits for its sending: ended there, nothing would ever
+        take it off the register.
+        """
+        try:
+            await super()._add_request(request, *args, **kwargs)
+        except BaseException:
+            await self.abort(request.request_id, internal=True)
+            raise
 
     def _states(self, id: str) -> list[RequestState]:
         processor = self.output_processor

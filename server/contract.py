@@ -5,9 +5,10 @@ of a union, with the input, in memory.
 """
 
 import json
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from decoders.exact import Shape
 from server.errors import invalid
 
 Body = dict[str, Any]
@@ -79,20 +80,15 @@ NESTED: dict[str, frozenset[str]] = {
     "tool": frozenset({"type", "function", "defer_loading"}),
     "function": frozenset({"name", "description", "parameters", "strict", "defer_loading"}),
 }
+STRICT = Shape(frozenset({"boolean"}))
 XARGS = 64  # most entries in vllm_xargs
-SCALARS: dict[str, type] = {
-    "allowed_token_ids": int,
-    "bad_words": str,
-    "logprob_token_ids": int,
-    "stop": str,
-    "stop_token_ids": int,
-}
+KINDS = {"boolean": "true or false", "integer": "an integer", "number": "a number", "string": "a string"}
 
 
-def normalised(data: Any, known: Container[str]) -> Any:
+def normalised(data: Any, known: Mapping[str, Shape]) -> Any:
     """The body with every null left out, as OpenAI's API takes null, if nothing in it would be ignored.
 
-    Errors: ApiError 400 that names the field.
+    known: the fields of the body's model. Errors: ApiError 400 that names the field.
     """
     if not isinstance(data, dict):
         return data
@@ -109,16 +105,28 @@ def normalised(data: Any, known: Container[str]) -> Any:
     for key, check in CHECKS.items():
         if key in data:
             check(data[key])
-    for key, kind in SCALARS.items():
-        _scalars(key, data.get(key), kind)
+    for key, value in data.items():
+        if key in known:
+            _exact(known[key], value, key)
     _stream_options(data)
     _together(data)
     return data
 
 
-def _scalars(key: str, items: Any, kind: type) -> None:
-    if isinstance(items, list) and not all(type(item) is kind for item in items):
-        raise invalid(f"{key}: Every item must be {'an integer' if kind is int else 'a string'}.", key)
+def _exact(shape: Shape, value: Any, where: str) -> None:
+    """Refuse what pydantic would convert: vLLM's models take true for 1, and "yes" or 1 for true."""
+    if not shape.takes(value):
+        wanted = " or ".join(KINDS[kind] for kind in sorted(shape.kinds or ()))
+        raise invalid(f"{where}: {wanted.capitalize()} is required.", where)
+    if isinstance(value, dict) and shape.fields is not None:
+        for key, one in value.items():
+            if key in shape.fields:
+                _exact(shape.fields[key], one, f"{where}.{key}")
+    elif isinstance(value, list | dict) and (item := shape.item) is not None:
+        inside = dict(enumerate(value)) if isinstance(value, list) else value
+        if not item.takes_all(inside.values()):
+            for key, one in inside.items():
+                _exact(item, one, f"{where}.{str(key)[:64]}")
 
 
 def _together(data: Body) -> None:
@@ -157,8 +165,10 @@ def _known(kind: str, value: Body, where: str) -> None:
 
 
 def check_messages(messages: Any) -> None:
-    """Every message has a known role and a content of the right kind."""
-    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+    """A list, of which every message has a known role and a content of the right kind."""
+    if not isinstance(messages, list):
+        raise invalid("messages: A list of messages is required.", "messages")
+    for index, message in enumerate(messages):
         _check_message(message, f"messages.{index}")
 
 
@@ -213,11 +223,6 @@ def check_candidates(candidates: Any) -> None:
             raise invalid(f"candidates.{index}: Text is required, and not empty.", f"candidates.{index}")
 
 
-def check_logit_bias(bias: Any) -> None:
-    if isinstance(bias, dict) and not all(type(value) in (int, float) for value in bias.values()):
-        raise invalid("logit_bias: Every value must be a number.", "logit_bias")
-
-
 def check_template_arguments(arguments: Any) -> None:
     for key in TEMPLATE_OWN.intersection(arguments if isinstance(arguments, dict) else ()):
         raise invalid(f"chat_template_kwargs: '{key}' cannot be set here.", "chat_template_kwargs")
@@ -248,14 +253,8 @@ def check_response_format(response_format: Any) -> None:
     schema = response_format.get("json_schema") if isinstance(response_format, dict) else None
     if isinstance(schema, dict):
         _known("json_schema", schema, "response_format.json_schema")
+        _exact(STRICT, schema.get("strict"), "response_format.json_schema.strict")
     check_references(response_format, "response_format")
-
-
-def _flags(of: dict[str, Any], where: str) -> None:
-    """vLLM takes 0 and 1, and words, for false and true."""
-    for name in ("defer_loading", "strict"):
-        if not isinstance(of.get(name), bool | None):
-            raise invalid(f"{where}.{name}: true or false is required.", f"{where}.{name}")
 
 
 def check_tools(tools: Any) -> None:
@@ -263,11 +262,9 @@ def check_tools(tools: Any) -> None:
         if not isinstance(tool, dict):
             raise invalid(f"tools.{index}: An object is required.", f"tools.{index}")
         _known("tool", tool, f"tools.{index}")
-        _flags(tool, f"tools.{index}")
         function = tool.get("function")
         if isinstance(function, dict):
             _known("function", function, f"tools.{index}.function")
-            _flags(function, f"tools.{index}.function")
             check_references(function.get("parameters"), f"tools.{index}.function.parameters")
 
 
@@ -315,7 +312,6 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "messages": check_messages,
     "prompt": check_prompt,
     "candidates": check_candidates,
-    "logit_bias": check_logit_bias,
     "chat_template_kwargs": check_template_arguments,
     "structured_outputs": check_constraint,
     "response_format": check_response_format,

@@ -14,6 +14,7 @@ from vllm.renderers.chat_utils import ChatCompletionMessageParam
 from vllm.sampling_params import SamplingParams
 
 from decoders.deployment import NAMES_ENGINE
+from decoders.exact import shapes
 from decoders.request import Decoding, DecodingRequest
 from decoders.sequence.candidates.game import Rule
 from decoders.sequence.candidates.phrasing import Templates
@@ -36,7 +37,7 @@ class _Strict:
     @model_validator(mode="before")
     @classmethod
     def _contract(cls, data: Any) -> Any:
-        return normalised(data, cls.model_fields)  # type: ignore[attr-defined]
+        return normalised(data, shapes(cls))  # type: ignore[arg-type]
 
 
 class _Generating(_Strict):

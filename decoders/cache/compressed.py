@@ -3,16 +3,17 @@
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from decoders.cache.settings import KEY, Settings
 from decoders.deployment import Deployment, EngineFacts
 from decoders.errors import Refusal
+from decoders.exact import Exact
 from decoders.method import CacheMethod
 
 
-class WhileDecoding(BaseModel):
+class WhileDecoding(Exact):
     """When the cache is compressed while the answer is written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

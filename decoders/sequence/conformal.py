@@ -4,8 +4,9 @@ import math
 from contextlib import aclosing
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from decoders.exact import Exact
 from decoders.sequence.candidates.choosing import Candidate, CandidateMethod, Desk
 from decoders.sequence.candidates.conformal_set import Growing, SetScore, Thresholds
 from decoders.sequence.candidates.consensus import verdicts
@@ -14,7 +15,7 @@ from decoders.sequence.candidates.phrasing import Templates, phrasing_of
 from decoders.sequence.candidates.sampling import Sample, draw
 
 
-class Calibration(BaseModel):
+class Calibration(Exact):
     """What the thresholds rest on, as `decant calibrate conformal` writes it; goes into the report as it
     stands.
     """

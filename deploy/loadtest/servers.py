@@ -120,12 +120,14 @@ def running(name: str, model: Path, threads: int, folder: Path) -> Iterator[Serv
 
 
 @contextmanager
-def embedded_models(folder: Path, *flags: str) -> Iterator[Server]:
-    """`decant serve` with the embedded models, ready; see `launched`. DECANT_* variables do not reach it."""
+def embedded_models(folder: Path, *flags: str, **environment: str) -> Iterator[Server]:
+    """`decant serve` with the embedded models, ready; see `launched`. DECANT_* variables do not reach it,
+    those given here do.
+    """
     port = free_port()
     arguments = [str(DECANT_COMMAND), "serve", "--port", str(port), *flags]
     environ = {key: value for key, value in os.environ.items() if not key.startswith("DECANT_")}
-    with launched(DECANT, arguments, port, environ, folder) as server:
+    with launched(DECANT, arguments, port, environ | environment, folder) as server:
         server.wait_ready()
         yield server
 

@@ -65,6 +65,11 @@ def test_a_layer_is_a_union_discriminated_by_method() -> None:
         {"sequence": {}},
         {"sequence": {"method": "twice", "rounds": 0}},
         {"sequence": {"method": "twice", "round": 1}},
+        {"sequence": {"method": "twice", "rounds": True}},
+        {"sequence": {"method": "twice", "rounds": "2"}},
+        {"sequence": {"method": "twice", "rounds": 2.5}},
+        {"report": 1},
+        {"report": "yes"},
         {"cache": {"method": "plain"}},
         {"other": 1},
     ],
@@ -72,6 +77,34 @@ def test_a_layer_is_a_union_discriminated_by_method() -> None:
 def test_what_no_method_takes_is_refused(data: Any) -> None:
     with pytest.raises(ValidationError):
         MODEL.model_validate(data)
+
+
+@pytest.mark.parametrize(
+    ("layer", "parameters", "place"),
+    [
+        ("logits", {"method": "genarm", "weights": {"a": True}}, "weights.a"),
+        ("logits", {"method": "genarm", "weights": {"a": "1"}}, "weights.a"),
+        ("logits", {"method": "genarm", "weights": {"a": 1}, "entropy_gate": "0.5"}, "entropy_gate"),
+        (
+            "logits",
+            {"method": "dynamic_fusion", "experts": ["a"], "small": "b", "grid": [0.5, False]},
+            "grid.1",
+        ),
+        ("cache", {"method": "snapkv", "budget": True}, "budget"),
+        ("cache", {"method": "snapkv", "decode": {"trigger": "64", "keep": 1}}, "decode.trigger"),
+        ("cache", {"method": "kvmerger", "mass": 0}, "mass"),
+        ("sequence", {"method": "equilibrium", "by_token": "no"}, "by_token"),
+        ("sequence", {"method": "ead", "threshold": "0.6"}, "threshold"),
+    ],
+)
+def test_no_parameter_takes_what_only_resembles_it(layer: str, parameters: Any, place: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        DecodingRequest.model_validate({layer: parameters})
+    assert ".".join(map(str, caught.value.errors()[0]["loc"])) == f"{layer}.{parameters['method']}.{place}"
+
+
+def test_a_parameter_takes_a_whole_number_for_an_integer() -> None:
+    assert MODEL.model_validate({"sequence": {"method": "twice", "rounds": 3.0}}).sequence.rounds == 3
 
 
 def test_a_method_the_server_lacks_is_refused_with_the_reason() -> None:

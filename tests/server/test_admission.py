@@ -1,14 +1,27 @@
 import asyncio
+import time
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
+from vllm.exceptions import VLLMValidationError
 
 from decoders.deployment import Deployment, EngineFacts
+from decoders.exact import shapes
 from decoders.request import DecodingRequest
 from server.admission import Slots, admit
 from server.config import LimitSettings
+from server.contract import normalised
 from server.errors import ApiError, unavailable
-from server.requests import CALL, ChatRequest, TextRequest
+from server.requests import (
+    CALL,
+    ChatRequest,
+    DetokenizeBody,
+    RankRequest,
+    TextRequest,
+    TokenizeChat,
+    TokenizeText,
+)
 
 DEPLOYMENT = Deployment("base", {"base": EngineFacts("b", 512), "small": EngineFacts("s", 512)})
 SMALL = DecodingRequest.model_validate({"sequence": {"method": "plain", "engine": "small"}})
@@ -72,7 +85,24 @@ def refusal(make: Any, **fields: Any) -> ApiError:
         (chat, {"messages": [*MESSAGES, 5]}, "messages.1.role"),
         (text, {"prompt": [1, "a"]}, "prompt"),
         (text, {"prompt": [[1], [-1]]}, "prompt"),
-        (chat, {"stop_token_ids": [1, "2"]}, "stop_token_ids"),
+        (chat, {"stop_token_ids": [1, "2"]}, "stop_token_ids.1"),
+        (text, {"allowed_token_ids": [1, []]}, "allowed_token_ids.1"),
+        (chat, {"bad_words": ["a", None]}, "bad_words.1"),
+        (chat, {"logit_bias": {"1": True}}, "logit_bias.1"),
+        (chat, {"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        (chat, {"repetition_detection": {"min_count": True}}, "repetition_detection.min_count"),
+        (chat, {"structured_outputs": {"json_object": 1}}, "structured_outputs.json_object"),
+        (
+            chat,
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {}, "strict": "yes"},
+                }
+            },
+            "response_format.json_schema.strict",
+        ),
+        (chat, {"decoding": {"report": 1}}, "decoding.report"),
         (chat, {"use_beam_search": True, "stop": ["x"]}, "stop"),
         (chat, {"use_beam_search": True, "stream": True}, "use_beam_search"),
         (chat, {"length_penalty": 2.0}, "length_penalty"),
@@ -100,6 +130,67 @@ def refusal(make: Any, **fields: Any) -> ApiError:
 def test_a_request_over_a_bound_names_the_field(make: Any, fields: dict[str, Any], param: str) -> None:
     error = refusal(make, **fields)
     assert (error.status_code, error.param) == (400, param)
+
+
+KINDS: dict[str, Any] = {"boolean": True, "integer": 1, "number": 0.5, "string": "1"}
+
+
+def takes(schema: Any) -> set[str] | None:
+    """JSON's types that a field's schema names; None if it says nothing simple of them."""
+    if "anyOf" in schema:
+        inner = [takes(one) for one in schema["anyOf"]]
+        return None if None in inner else set().union(*(one or () for one in inner))
+    if "type" not in schema:
+        return None
+    return {schema["type"]} | ({"integer"} if schema["type"] == "number" else set())
+
+
+BODIES: dict[type[BaseModel], dict[str, Any]] = {
+    ChatRequest: {"messages": MESSAGES},
+    TextRequest: {"prompt": "x"},
+    RankRequest: {"prompt": "x", "candidates": ["a", "b"]},
+    TokenizeText: {"prompt": "x"},
+    TokenizeChat: {"messages": MESSAGES},
+    DetokenizeBody: {"tokens": [1]},
+}
+WRONG = [
+    (body, field, value)
+    for body in BODIES
+    for field, schema in body.model_json_schema()["properties"].items()
+    if (taken := takes(schema)) is not None
+    for kind, value in KINDS.items()
+    if kind not in taken
+]
+
+
+@pytest.mark.parametrize(("body", "field", "value"), WRONG)
+def test_no_field_takes_what_only_resembles_it(body: type[BaseModel], field: str, value: Any) -> None:
+    with pytest.raises((ApiError, VLLMValidationError, ValidationError)) as caught:
+        body.model_validate({**BODIES[body], field: value})
+    match caught.value:
+        case ApiError(param=named) | VLLMValidationError(parameter=named):
+            assert named == field
+        case ValidationError() as error:
+            assert error.errors()[0]["loc"][0] == field
+
+
+def test_there_are_fields_that_could() -> None:
+    assert {body for body, _, _ in WRONG} == BODIES.keys()
+    assert len(WRONG) > 300
+
+
+def test_a_number_without_a_fraction_is_an_integer() -> None:
+    assert chat(max_tokens=16.0, seed=3.0).max_tokens == 16
+    assert chat(temperature=1).temperature == 1.0
+    assert refusal(chat, max_tokens=16.5).param == "max_tokens"
+
+
+def test_many_ids_are_checked_in_little_time() -> None:
+    """On the event loop: a body of 8 MB has a million of them."""
+    ids = list(range(1_000_000))
+    start = time.process_time()
+    normalised({"prompt": "x", "stop_token_ids": ids, "bad_words": ["x"] * 1_000_000}, shapes(TextRequest))
+    assert time.process_time() - start < 0.5
 
 
 def test_null_means_left_out() -> None:

@@ -164,15 +164,21 @@ async def test_a_request_that_waits_for_its_trial_does_not_slip_past_the_closing
     call.guard = guard
     late = StructuredOutputsParams(regex="(too|late)[k-z]{40,}")
     params = SamplingParams(max_tokens=64, structured_outputs=late, extra_args={CALL: call})
-    first = asyncio.ensure_future(anext(engine.generate(tokens_input([5, 6, 7]), params, "late")))
+    await guard.check(StructuredOutputsParams(regex="the process is there"))
     trials = guard._trials
     assert trials is not None
-    await until(lambda: trials._trials != {})
+    assert trials._compiling is not None
+    tries = psutil.Process(trials._compiling.process.pid)
+    tries.suspend()  # the trial lasts until the server has closed
     try:
+        first = asyncio.ensure_future(anext(engine.generate(tokens_input([5, 6, 7]), params, "late")))
+        await until(lambda: trials._trials != {})
         assert await engine.abort_all() == 0
+        tries.resume()
         with pytest.raises(QueueOverflowError):
             await first
     finally:
+        tries.resume()
         engine.closed = False
 
 

@@ -232,6 +232,7 @@ async def test_who_leaves_a_ranking_pays_for_its_prompt(engine: DecodingEngine) 
     await asyncio.gather(asking, return_exceptions=True)
     most = usage["computed_tokens"] + usage["prompt_tokens"]
     assert usage["prompt_tokens"] <= booked("lab") - before <= most
+    assert not states
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from decoders.errors import Refusal
+from decoders.exact import Exact
 
 MATCH_SECONDS: Final = 0.2  # that a caller's pattern may search one answer
 _AROUND: Final = " .,;:!?\"'`*()[]{}\u2018\u2019\u201c\u201d«»"
@@ -21,7 +22,7 @@ def normalised(text: str) -> str:
     return " ".join(folded.split()).strip(_AROUND)
 
 
-class _Extract(BaseModel, ABC):
+class _Extract(Exact, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @abstractmethod

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from decoders.errors import Refusal
+from decoders.exact import Exact
 
 Template = Annotated[str, Field(min_length=1, max_length=4096)]
 _PLACE: Final = re.compile(r"\{(question|answer)\}")
@@ -29,7 +30,7 @@ def _require(template: str, *names: str) -> str:
     return template
 
 
-class Templates(BaseModel):
+class Templates(Exact):
     """The words around question and answer; other braces than the placeholders' stand for themselves."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

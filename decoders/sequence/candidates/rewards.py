@@ -5,10 +5,11 @@ verdict.
 from abc import ABC, abstractmethod
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from decoders.deployment import Deployment
 from decoders.errors import Refusal
+from decoders.exact import Exact
 from decoders.logits.guidance import Guidance
 from decoders.logits.guided import GuideName, guides_salt
 from decoders.logits.wire import KEY
@@ -19,7 +20,7 @@ from decoders.sequence.candidates.phrasing import Templates, phrasing_of
 WHERE: Final = "decoding.sequence.reward"
 
 
-class _Reward(BaseModel, ABC):
+class _Reward(Exact, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def check(self, deployment: Deployment, engine: str) -> None:
