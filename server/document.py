@@ -56,10 +56,22 @@ def _close(body: Document) -> None:
     for name in REFUSED.keys() & fields.keys():
         del fields[name]
     for name, values in ONLY.items():
-        fields.setdefault(name, {"enum": [*values, None]})  # null is as left out
+        fields.setdefault(name, {"enum": [*values, None]})
     for name in sorted(INERT):
         fields.setdefault(name, INERT_FIELD)
+    for name in fields.keys() - set(body.get("required", ())):
+        fields[name] = _or_null(fields[name])
     body["additionalProperties"] = False
+
+
+def _or_null(field: Document) -> Document:
+    """The same field, which null leaves out."""
+    said = {key: field[key] for key in ("default", "description", "title") if key in field}
+    allowed = {key: value for key, value in field.items() if key not in said}
+    choices = allowed.get("anyOf", [allowed])
+    if not allowed or {"type": "null"} in choices or None in allowed.get("enum", ()):
+        return field
+    return {"anyOf": [*choices, {"type": "null"}], **said}
 
 
 def _error(status: int) -> Document:

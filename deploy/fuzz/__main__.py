@@ -101,7 +101,8 @@ def run(server: Server, target: Target, requests: int, seed: int) -> Run:
         for kind in KINDS:
             fuzz(target, kind, ROUND, seed + number, tally, coverage=number == 0)
         number += 1
-        print(f"fuzz: {tally.sent} of {requests} requests", file=sys.stderr)
+        held = ", ".join(f"{name} {size >> 20} MiB" for name, size in memory(server).items())
+        print(f"fuzz: {tally.sent} of {requests} requests; {held}", file=sys.stderr)
     alive, after = answers(server), memory(server)
     return Run(
         tally=tally,

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from decoders.sequence.equilibrium import ITERATIONS
 from server.contract import INERT, ONLY, REFUSED
 from server.document import BODIES, EVERYWHERE, completed
 from server.routes import generate, models, operate, rank, tokenize
@@ -25,6 +26,21 @@ def test_a_body_has_the_fields_that_are_taken_and_no_others(name: str) -> None:
     assert body["additionalProperties"] is False
     assert not REFUSED.keys() & body["properties"].keys()
     assert INERT | ONLY.keys() <= body["properties"].keys()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_null_leaves_out_what_may_be_left_out(name: str) -> None:
+    body = document(None)["components"]["schemas"][name]
+    for field, schema in body["properties"].items():
+        null = {"type": "null"} in schema.get("anyOf", ()) or None in schema.get("enum", ())
+        assert (field in INERT or null) is (field not in body["required"]), field
+
+
+def test_a_field_keeps_what_is_said_of_it() -> None:
+    field = document(None)["components"]["schemas"]["RankRequest"]["properties"]["iterations"]
+    assert field["anyOf"] == [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"type": "null"}]
+    assert field["default"] == ITERATIONS
+    assert "Rounds" in field["description"]
 
 
 def test_every_route_says_what_it_answers_to_a_bad_request() -> None:
