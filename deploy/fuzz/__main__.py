@@ -21,9 +21,9 @@ from deploy.loadtest.servers import Failure, Server, embedded_models
 
 # Limits that let every request end soon, and that generated ones reach.
 LIMITS = {"max-tokens": 6, "n": 2, "sequences": 4, "candidates": 4, "body-bytes": 100_000}
-# The engine's cache of compiled grammars, in MiB: vLLM's 512 would fill for as long as any run lasts, since
-# nearly every schema in it is new.
-ENVIRONMENT = {"VLLM_XGRAMMAR_CACHE_MB": "8"}
+# Caches of the engines that would fill for as long as any run lasts, since nearly every schema and number of
+# tokens in it is new: compiled grammars (in MiB; vLLM keeps 512), and kernels of oneDNN (which keeps 1024).
+ENVIRONMENT = {"VLLM_XGRAMMAR_CACHE_MB": "8", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 GOLDEN = {
     "model": "demo",
     "messages": [{"role": "user", "content": "What is the capital of Tovand?"}],
