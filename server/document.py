@@ -66,7 +66,7 @@ def _close(body: Document) -> None:
 
 def _or_null(field: Document) -> Document:
     """The same field, which null leaves out."""
-    said = {key: field[key] for key in ("default", "description", "title") if key in field}
+    said = {key: value for key, value in field.items() if key in ("default", "description", "title")}
     allowed = {key: value for key, value in field.items() if key not in said}
     choices = allowed.get("anyOf", [allowed])
     if not allowed or {"type": "null"} in choices or None in allowed.get("enum", ()):
