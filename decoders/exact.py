@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 
 from pydantic import BaseModel, model_validator
 
+LONGEST: Final = 1024  # items of the longest list or mapping that a model here takes; pydantic refuses others
 _KINDS: Final[Mapping[Any, str]] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -84,13 +85,11 @@ class _Wrong:
 def _exactly(shape: Shape, value: Any) -> Any:
     if not shape.takes(value):
         return _Wrong(value)
-    if shape.item is None:
+    if shape.item is None or not isinstance(value, list | dict) or len(value) > LONGEST:
         return value
     if isinstance(value, list):
         return [_exactly(shape.item, one) for one in value]
-    if isinstance(value, dict):
-        return {key: _exactly(shape.item, one) for key, one in value.items()}
-    return value
+    return {key: _exactly(shape.item, one) for key, one in value.items()}
 
 
 def _shape(annotation: Any) -> Shape:
