@@ -116,8 +116,9 @@ def normalised(data: Any, known: Mapping[str, Shape]) -> Any:
 def _exact(shape: Shape, value: Any, where: str) -> None:
     """Refuse what pydantic would convert: vLLM's models take true for 1, and "yes" or 1 for true."""
     if not shape.takes(value):
-        wanted = " or ".join(KINDS[kind] for kind in sorted(shape.kinds or ()))
-        raise invalid(f"{where}: {wanted.capitalize()} is required.", where)
+        wanted = [KINDS[kind] for kind in sorted(shape.kinds or ())]
+        wanted += ["a list"] * (shape.item is not None) + ["an object"] * (shape.fields is not None)
+        raise invalid(f"{where}: {' or '.join(wanted).capitalize()} is required.", where)
     if isinstance(value, dict) and shape.fields is not None:
         for key, one in value.items():
             if key in shape.fields:

@@ -147,6 +147,7 @@ REASONS = {
 BOUNDS = frozenset(
     {"too_long", "too_short", "greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 )
+SHOULD_BE = "Input should be "
 LOOKED_AT = 100  # a union reports every branch it tried, so the first few errors tell as much as all
 
 
@@ -164,8 +165,21 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     else:
         if kind == "union_tag_not_found":
             param = f"{param}.method"
-        reason, code = REASONS.get(kind) or (str(first.get("msg", "Invalid value")), "invalid_value")
+        reason, code = REASONS.get(kind) or (_alternatives(first, errors), "invalid_value")
     return invalid(f"{param}: {reason}." if param else f"{reason}.", param, code)
+
+
+def _alternatives(first: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]) -> str:
+    """The words of an error, and of its union's other branches if all say what should be there."""
+    words = str(first.get("msg", "Invalid value"))
+    others = [
+        str(error.get("msg"))
+        for error in errors[:LOOKED_AT]
+        if _location(error) == _location(first) and first.get("type") not in BOUNDS
+    ]
+    if not all(one.startswith(SHOULD_BE) for one in [words, *others]):
+        return words
+    return SHOULD_BE + " or ".join(dict.fromkeys(one.removeprefix(SHOULD_BE) for one in [words, *others]))
 
 
 def _location(error: Mapping[str, Any]) -> list[str]:
@@ -177,5 +191,7 @@ def _location(error: Mapping[str, Any]) -> list[str]:
 
 
 def _is_field(part: str) -> bool:
-    # Branch names look like 'list[int]', 'function-wrap[check()]' or 'ChatCompletionUserMessageParam'.
-    return not ("[" in part or part[:1].isupper() or part in ("str", "int", "float", "bool", "none"))
+    # Branch names look like 'list[int]', 'function-wrap[check()]', 'constrained-float' or
+    # 'ChatCompletionUserMessageParam'.
+    named = "[" in part or part[:1].isupper() or part.startswith("constrained-")
+    return not (named or part in ("str", "int", "float", "bool", "none"))

@@ -174,6 +174,20 @@ def test_no_field_takes_what_only_resembles_it(body: type[BaseModel], field: str
             assert error.errors()[0]["loc"][0] == field
 
 
+@pytest.mark.parametrize(
+    ("field", "allowed"),
+    [
+        ("stop", "A string or a list"),
+        ("tool_choice", "A string or an object"),
+        ("temperature", "A number"),
+        ("logprobs", "True or false"),
+    ],
+)
+def test_all_that_a_field_takes_is_named(field: str, allowed: str) -> None:
+    value = 5 if field != "temperature" else "5"
+    assert str(refusal(chat, **{field: value}).detail) == f"{field}: {allowed} is required."
+
+
 def test_there_are_fields_that_could() -> None:
     assert {body for body, _, _ in WRONG} == BODIES.keys()
     assert len(WRONG) > 300

@@ -54,6 +54,8 @@ def test_a_validation_error_names_its_field_and_not_its_value(data: object, para
         ({"cache": {"method": "MARKER"}}, "decoding.cache.method"),
         ({"cache": {"method": "kvmerger", "budget": "MARKER"}}, "decoding.cache.budget"),
         ({"cache": {"method": "kvmerger", "decode": {"trigger": 1}}}, "decoding.cache.decode.trigger"),
+        ({"cache": {"method": "kvmerger", "sigma": "MARKER"}}, "decoding.cache.sigma"),
+        ({"cache": {"method": "kvmerger", "sigma": -1}}, "decoding.cache.sigma"),
         ("MARKER", "decoding"),
     ],
 )
@@ -64,6 +66,15 @@ def test_each_error_inside_decoding_names_the_field(data: object, param: str) ->
     error = refused({"decoding": data}, Body)
     assert error.param == param
     assert "MARKER" not in str(error.detail)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "reason"),
+    [(True, "Input should be 'adaptive' or a valid number"), (0, "Input should be greater than 0")],
+)
+def test_all_that_would_be_allowed_is_named(sigma: object, reason: str) -> None:
+    error = refused({"cache": {"method": "kvmerger", "sigma": sigma}}, DecodingRequest)
+    assert str(error.detail) == f"cache.kvmerger.sigma: {reason}."
 
 
 def test_many_errors_are_read_in_no_time() -> None:
