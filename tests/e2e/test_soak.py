@@ -101,6 +101,7 @@ def memory(processes: list[psutil.Process], until: float) -> list[list[int]]:
     return looks
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_mixed_traffic_leaves_nothing_behind(soaked: Decant) -> None:
     process = psutil.Process(soaked.pid)
     watched = [process, *soaked.engine_cores()]
