@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
-from deploy.loadtest.stages import Measured, p95, percentiles
+from deploy.loadtest.stages import ACCEPTED, Measured, p95, percentiles
 from deploy.loadtest.traffic import Outcome
 from deploy.loadtest.watch import Look
 
@@ -49,8 +49,13 @@ def judge(evidence: Evidence) -> list[Verdict]:
         found = f"no good answer in the stage '{evidence.all_stages[-1].stage.name}'"
         return [Verdict("the server answers to the end", found, False), *verdicts]
     within = [m for name in ("calm", "steady") for m in evidence.stages[name]]
-    refused, sent = (sum(m.numbers[name] for m in within) for name in ("refused", "sent"))
-    verdicts.append(Verdict("no refusals well within capacity", f"{refused} of {sent}", not refused))
+    for asks, most, bursts in (
+        ("no refusals well within capacity", 0.0, False),
+        (f"at most {1 - ACCEPTED:.0%} refused where the same load comes in bursts", 1 - ACCEPTED, True),
+    ):
+        of_these = [m for m in within if (m.stage.burstiness < 1) == bursts]
+        refused, sent = (sum(m.numbers[name] for m in of_these) for name in ("refused", "sent"))
+        verdicts.append(Verdict(asks, f"{refused} of {sent}", refused <= most * sent))
     verdicts += _overload(evidence)
     if evidence.looks:
         verdicts.append(_memory(evidence))

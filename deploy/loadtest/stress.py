@@ -28,9 +28,9 @@ from deploy.loadtest.traffic import traffic
 from deploy.loadtest.watch import counts, logged, moved, watching
 
 CLOSED = (1, 4, 16, 64)
-RAMP = (0.4, 0.55, 0.7, 0.85, 1.0)  # of the best closed loop's rate
+RAMP = (0.4, 0.55, 0.7, 0.775, 0.85, 0.925, 1.0)  # of the best closed loop's rate; finer where capacity lies
 OVERLOAD = 3.0
-CALM, BUSY, BURSTINESS = 0.5, 0.6, 0.3
+CALM, BUSY, BURSTINESS = 0.4, 0.5, 0.3
 PAIRS = 3
 COUNTED = 30.0  # seconds that the server has to tell its own count in the end
 RUNNING, WAITING = 8, 4  # a core: from here on more requests at once give no more answers a second

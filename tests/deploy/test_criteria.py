@@ -18,7 +18,7 @@ import pytest
 
 from deploy.fuzz.__main__ import answers, memory
 from deploy.loadtest.client import Raw
-from deploy.loadtest.criteria import accounts, judge
+from deploy.loadtest.criteria import Evidence, accounts, judge
 from deploy.loadtest.memory import growth, resident
 from deploy.loadtest.mix import CHAT, KINDS, drawn
 from deploy.loadtest.report import machine
@@ -114,6 +114,28 @@ def test_a_load_within_capacity_is_accepted_and_answered_in_time() -> None:
     assert p95([measured]) == 1.0
     assert not Measured(stage, [*outcomes[1:], REFUSED], began=0.0).keeps_up()
     assert not Measured(stage, [replace(o, seconds=20.0) for o in outcomes], began=0.0).keeps_up()
+
+
+@pytest.mark.parametrize(
+    ("refused", "bursts", "holds"),
+    [(0, 1, [True, True]), (1, 0, [False, True]), (0, 2, [True, False])],
+    ids=["bursts may be refused now and then", "a steady load may not", "nor too many of bursts"],
+)
+def test_a_load_well_within_capacity_is_accepted(refused: int, bursts: int, holds: list[bool]) -> None:
+    def stage(name: str, refused: int, burstiness: float = 1.0) -> Measured:
+        found = [replace(REFUSED if i < refused else GOOD, id=f"{name}-{i}") for i in range(100)]
+        return Measured(Stage(name, 10.0, rate=10.0, burstiness=burstiness), found, began=0.0)
+
+    quiet = stage("quiet", 0)
+    stages = {
+        "calm": [quiet, quiet],
+        "steady": [stage("steady", refused), stage("bursts", bursts, burstiness=0.3)],
+        "capacity": [quiet],
+        "overload": [stage("overload", 50)],
+    }
+    verdicts = judge(Evidence(stages, [], [], 0, Counter(), None, []))
+    assert [verdict.holds for verdict in verdicts if "capacity" in verdict.asks][:1] == holds[:1]
+    assert [verdict.holds for verdict in verdicts if "bursts" in verdict.asks] == holds[1:]
 
 
 def test_every_stretch_of_requests_holds_the_mix() -> None:
