@@ -171,15 +171,13 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 
 def _alternatives(first: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]) -> str:
     """The words of an error, and of its union's other branches if all say what should be there."""
-    words = str(first.get("msg", "Invalid value"))
-    others = [
-        str(error.get("msg"))
-        for error in errors[:LOOKED_AT]
-        if _location(error) == _location(first) and first.get("type") not in BOUNDS
-    ]
-    if not all(one.startswith(SHOULD_BE) for one in [words, *others]):
+    words, where = str(first.get("msg", "Invalid value")), _location(first)
+    if first.get("type") in BOUNDS:
         return words
-    return SHOULD_BE + " or ".join(dict.fromkeys(one.removeprefix(SHOULD_BE) for one in [words, *others]))
+    branches = [str(error.get("msg")) for error in errors[:LOOKED_AT] if _location(error) == where]
+    if not all(one.startswith(SHOULD_BE) for one in branches):
+        return words
+    return SHOULD_BE + " or ".join(dict.fromkeys(one.removeprefix(SHOULD_BE) for one in branches))
 
 
 def _location(error: Mapping[str, Any]) -> list[str]:
